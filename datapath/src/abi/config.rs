@@ -1,0 +1,31 @@
+//! What the programs must know of the node they run on.
+
+use super::{Addr, Be16, assert_size};
+
+/// The node: the only entry of its table, written by the agent.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct NodeConfig {
+    /// `SO_NETNS_COOKIE` of the node's network namespace.
+    pub netns_cookie: u64,
+    /// The node's primary IPv4 address, or unspecified; masquerading uses it.
+    pub v4: Addr,
+    /// The node's primary IPv6 address, or unspecified.
+    pub v6: Addr,
+    /// First port that masquerading may use; no socket of the node's gets one of these.
+    pub snat_port_first: u16,
+    /// Last port that masquerading may use.
+    pub snat_port_last: u16,
+    /// The interface through which the node's own packets for Services are led.
+    pub host_ifindex: u32,
+}
+
+impl NodeConfig {
+    /// The first and last port for masquerading.
+    #[inline(always)]
+    pub const fn snat_ports(&self) -> (Be16, Be16) {
+        (Be16::new(self.snat_port_first), Be16::new(self.snat_port_last))
+    }
+}
+
+assert_size!(NodeConfig = 48);

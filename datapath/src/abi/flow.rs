@@ -1,0 +1,102 @@
+//! Tracked flows: how each packet of a translated flow is rewritten.
+
+use super::{Addr, Be16, assert_size};
+
+/// A flow in one direction, as its packets arrive.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct FlowKey {
+    /// The packet's source address.
+    pub src: Addr,
+    /// The packet's destination address.
+    pub dst: Addr,
+    /// The packet's source port; the identifier of an ICMP echo.
+    pub src_port: Be16,
+    /// The packet's destination port; the identifier of an ICMP echo.
+    pub dst_port: Be16,
+    /// An IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+impl FlowKey {
+    /// The key of packets that travel the other way.
+    #[inline(always)]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            src: self.dst,
+            dst: self.src,
+            src_port: self.dst_port,
+            dst_port: self.src_port,
+            protocol: self.protocol,
+            pad: [0; 3],
+        }
+    }
+}
+
+/// What a packet of the flow becomes, and on whose account.
+///
+/// Each translated flow has two entries: the forward one (client to frontend)
+/// and the reverse one (backend to client), each other's mirror.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct FlowValue {
+    /// The source address to write.
+    pub src: Addr,
+    /// The destination address to write.
+    pub dst: Addr,
+    /// The source port to write.
+    pub src_port: Be16,
+    /// The destination port to write.
+    pub dst_port: Be16,
+    /// See [`super::FrontendValue::service`].
+    pub service: u32,
+    /// The backend's id.
+    pub backend: u32,
+    /// The backend's generation when the flow began.
+    pub generation: u32,
+    /// Bits below.
+    pub flags: u32,
+    /// Monotonic seconds when the last packet passed.
+    pub last_seen: u32,
+}
+
+impl FlowValue {
+    /// The entry is for packets from the backend.
+    pub const REVERSE: u32 = 1 << 0;
+    /// TCP: a packet other than the opening SYN has been seen.
+    pub const ESTABLISHED: u32 = 1 << 1;
+    /// TCP: a FIN or RST has been seen; the next SYN begins a new flow.
+    pub const CLOSING: u32 = 1 << 2;
+    /// The client is outside the cluster, see [`super::FrontendValue::external`].
+    pub const EXTERNAL: u32 = 1 << 3;
+}
+
+/// A fragmented datagram, RFC 791 and RFC 8200: only its first fragment has ports.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FragmentKey {
+    /// The packet's source address.
+    pub src: Addr,
+    /// The packet's destination address.
+    pub dst: Addr,
+    /// The identification field, as it lies in the packet.
+    pub id: u32,
+    /// An IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// The ports that the first fragment of a datagram had.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct FragmentValue {
+    /// Source port.
+    pub src_port: Be16,
+    /// Destination port.
+    pub dst_port: Be16,
+}
+
+assert_size!(FlowKey = 40, FlowValue = 56, FragmentKey = 40, FragmentValue = 4);

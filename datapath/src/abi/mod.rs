@@ -1,0 +1,51 @@
+//! The tables' layout: one definition of each map key and value, shared by the
+//! kernel programs, the agent and the tests.
+//!
+//! Invariants: every type is `repr(C)` with explicit padding, holds only
+//! integers (no `bool`, `Option` or enum, whose holes could be read as
+//! garbage), and has its size asserted. Addresses and ports are in network byte
+//! order, which their types say; all other integers are in the host's.
+//!
+//! This module must not know what any of it is used for: no decision lives here.
+
+mod address;
+mod config;
+mod drop;
+mod flow;
+mod layout;
+mod network;
+mod pod;
+mod service;
+mod socket;
+
+pub use address::{Addr, Be16, Family};
+pub use config::NodeConfig;
+pub use drop::DropReason;
+pub use flow::{FlowKey, FlowValue, FragmentKey, FragmentValue};
+pub use layout::{LAYOUT, TableLayout, capacity, layout_hash};
+pub use network::{NetworkKey, NetworkValue};
+pub use pod::{GATEWAY_MAC, PodValue};
+pub use service::{AffinityKey, AffinityValue, Backend, BlockRef, FrontendKey, FrontendValue, PodNetns};
+pub use socket::{SocketPeerKey, SocketPeerValue};
+
+/// IP protocol numbers, as IANA assigns them.
+pub mod protocol {
+    /// ICMP for IPv4.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// ICMP for IPv6.
+    pub const ICMPV6: u8 = 58;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+}
+
+/// Asserts at compile time that a table type has the size its layout promises.
+macro_rules! assert_size {
+    ($($type:ty = $size:literal),+ $(,)?) => {
+        $(const _: () = assert!(core::mem::size_of::<$type>() == $size);)+
+    };
+}
+pub(crate) use assert_size;

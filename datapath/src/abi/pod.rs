@@ -1,0 +1,48 @@
+//! Pods on this node, found by address.
+
+use super::assert_size;
+
+/// The MAC address of the node's end of every pod's veth pair. One address
+/// serves them all: each pair is a link of its own.
+pub const GATEWAY_MAC: [u8; 6] = [0x0a, 0xfa, 0x1e, 0xad, 0x00, 0x01];
+
+/// Where a local pod is.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct PodValue {
+    /// The node's end of the pod's veth pair.
+    pub ifindex: u32,
+    /// Bits below.
+    pub flags: u32,
+    /// For which protocols the pod has been the client of a translated flow, see
+    /// [`PodValue::nat_bit`]. Only packets of these need a look-up before they
+    /// reach the pod. Written by the kernel programs; the agent writes it only
+    /// while the pod is held, when no flow can begin.
+    pub nat_protocols: u32,
+    /// The MAC address of the pod's end.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+impl PodValue {
+    /// The pod is shut to all but the node: its Pod object or its policies are
+    /// not in force yet.
+    pub const HELD: u32 = 1 << 0;
+    /// The programs can't be sure who the frame is for unless its MAC addresses
+    /// are rewritten (always set for veth).
+    pub const HAS_MAC: u32 = 1 << 1;
+
+    /// The bit in [`PodValue::nat_protocols`] for an IP protocol.
+    #[inline(always)]
+    pub const fn nat_bit(protocol: u8) -> u32 {
+        match protocol {
+            super::protocol::TCP => 1 << 0,
+            super::protocol::UDP => 1 << 1,
+            super::protocol::SCTP => 1 << 2,
+            _ => 1 << 3,
+        }
+    }
+}
+
+assert_size!(PodValue = 20);

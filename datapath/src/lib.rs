@@ -1,0 +1,13 @@
+//! The tables' layout and every per-packet decision of Fairlead.
+//!
+//! What is decided here is decided once: the kernel programs instantiate this
+//! crate over BPF maps, the tests and `fairlead why` over tables in memory.
+//!
+//! It must not know: BPF, aya, system calls, clocks, randomness, Kubernetes.
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(any(test, feature = "memory"))]
+extern crate std;
+
+pub mod abi;

@@ -1,0 +1,11 @@
+//! Fairlead's agent, CNI plugin and CLI.
+
+pub mod agent;
+pub mod api;
+pub mod cli;
+pub mod cni;
+pub mod compile;
+pub mod kernel;
+pub mod model;
+pub mod plan;
+pub mod source;

@@ -1,0 +1,4 @@
+//! What the cluster says now.
+
+pub mod change;
+pub mod objects;

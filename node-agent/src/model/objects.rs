@@ -1,0 +1,269 @@
+//! Kubernetes objects, cut down to the fields that Fairlead uses.
+//!
+//! Invariant: whatever is here has been validated; what an object said that is
+//! impossible was left out by the source, which reports it. This module must not
+//! know where objects come from, nor what becomes of them.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use ipnetwork::IpNetwork;
+
+/// The kinds of objects that Fairlead reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// `v1` Service.
+    Service,
+    /// `discovery.k8s.io/v1` EndpointSlice.
+    EndpointSlice,
+    /// `v1` Pod.
+    Pod,
+    /// `v1` Node.
+    Node,
+    /// `networking.k8s.io/v1` ServiceCIDR.
+    ServiceCidr,
+}
+
+/// An object's namespace (empty for cluster-scoped kinds) and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// The namespace, or "".
+    pub namespace: Arc<str>,
+    /// The name.
+    pub name: Arc<str>,
+}
+
+impl ObjectKey {
+    /// The key of a namespaced object.
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+    }
+}
+
+/// Any object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Object {
+    /// A Service.
+    Service(Service),
+    /// An EndpointSlice.
+    EndpointSlice(EndpointSlice),
+    /// A Pod.
+    Pod(Pod),
+    /// A Node.
+    Node(Node),
+    /// A ServiceCIDR.
+    ServiceCidr(ServiceCidr),
+}
+
+impl Object {
+    /// What kind it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Service(_) => Kind::Service,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
+            Self::Pod(_) => Kind::Pod,
+            Self::Node(_) => Kind::Node,
+            Self::ServiceCidr(_) => Kind::ServiceCidr,
+        }
+    }
+
+    /// Its namespace and name.
+    pub fn key(&self) -> &ObjectKey {
+        match self {
+            Self::Service(o) => &o.key,
+            Self::EndpointSlice(o) => &o.key,
+            Self::Pod(o) => &o.key,
+            Self::Node(o) => &o.key,
+            Self::ServiceCidr(o) => &o.key,
+        }
+    }
+}
+
+/// A transport protocol that a Service port can have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// TCP, the default.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+/// A Service, KEP-1 and its many successors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// `metadata.creationTimestamp` in Unix seconds, 0 if unknown: of two
+    /// Services that claim one address and port, the older has it.
+    pub created: i64,
+    /// `spec.type`.
+    pub service_type: ServiceType,
+    /// Not for us: it names another proxy (`service.kubernetes.io/service-proxy-name`)
+    /// or says that it is headless (`service.kubernetes.io/headless`).
+    pub foreign: bool,
+    /// `spec.clusterIPs`, without "None"; empty: headless.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `spec.externalIPs`.
+    pub external_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress` entries that have an address.
+    pub load_balancer: Vec<LoadBalancerIngress>,
+    /// `spec.loadBalancerSourceRanges`.
+    pub source_ranges: Vec<IpNetwork>,
+    /// Some source range was given, though perhaps none could be read.
+    pub has_source_ranges: bool,
+    /// `spec.ports`.
+    pub ports: Vec<ServicePort>,
+    /// `sessionAffinity: ClientIP` and its timeout in seconds.
+    pub affinity_seconds: Option<u32>,
+    /// `spec.internalTrafficPolicy`.
+    pub internal_policy: TrafficPolicy,
+    /// `spec.externalTrafficPolicy`.
+    pub external_policy: TrafficPolicy,
+    /// `spec.healthCheckNodePort`, 0 if none.
+    pub health_check_node_port: u16,
+    /// `metadata.annotations` whose keys begin with `fairlead.io/`.
+    pub annotations: Vec<(Arc<str>, Arc<str>)>,
+}
+
+/// `spec.type` of a Service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServiceType {
+    /// The default.
+    #[default]
+    ClusterIp,
+    /// ClusterIP and a port on every node.
+    NodePort,
+    /// NodePort and addresses of a load balancer.
+    LoadBalancer,
+    /// A DNS alias; no proxy's concern.
+    ExternalName,
+}
+
+/// One of a Service's ports.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServicePort {
+    /// Its name, "" if it has none; EndpointSlices' ports match by it.
+    pub name: Arc<str>,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The port on the ClusterIP, never 0.
+    pub port: u16,
+    /// The port on every node, 0 if none.
+    pub node_port: u16,
+}
+
+/// An address of the cloud's load balancer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadBalancerIngress {
+    /// The address.
+    pub ip: IpAddr,
+    /// `ipMode: Proxy`: traffic from the cluster goes to the load balancer itself.
+    pub proxy: bool,
+}
+
+/// Which endpoints a kind of client may reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrafficPolicy {
+    /// All of them.
+    #[default]
+    Cluster,
+    /// Those on this node.
+    Local,
+}
+
+/// An EndpointSlice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointSlice {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// The Service it belongs to, by label `kubernetes.io/service-name`; "" if none.
+    pub service: Arc<str>,
+    /// Whether `addressType` is IPv6; FQDN slices are left out by the source.
+    pub ipv6: bool,
+    /// `ports`; one without a port number is left out.
+    pub ports: Vec<EndpointPort>,
+    /// `endpoints`, each with its first address, as kube-proxy takes it.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A port of every endpoint in a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointPort {
+    /// Its name, "" if it has none.
+    pub name: Arc<str>,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its number, never 0.
+    pub port: u16,
+}
+
+/// An endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its address.
+    pub address: IpAddr,
+    /// `conditions`, defaults applied: ready if nil; serving as ready if nil;
+    /// not terminating if nil.
+    pub ready: bool,
+    /// Serving, though it may be terminating.
+    pub serving: bool,
+    /// Terminating.
+    pub terminating: bool,
+    /// `nodeName`, "" if none.
+    pub node: Arc<str>,
+    /// `hints.forZones`, sorted.
+    pub zone_hints: Box<[Arc<str>]>,
+    /// `hints.forNodes`, sorted.
+    pub node_hints: Box<[Arc<str>]>,
+}
+
+/// A Pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pod {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// `spec.nodeName`, "" until it is scheduled.
+    pub node: Arc<str>,
+    /// `status.podIPs` (or `podIP`).
+    pub ips: Vec<IpAddr>,
+    /// `spec.hostNetwork`.
+    pub host_network: bool,
+    /// `status.phase` is Succeeded or Failed: its addresses may be another's by now.
+    pub finished: bool,
+    /// `metadata.labels`, sorted by key.
+    pub labels: Vec<(Arc<str>, Arc<str>)>,
+    /// The containers' named ports.
+    pub named_ports: Vec<EndpointPort>,
+}
+
+/// A Node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Its name; the namespace is "".
+    pub key: ObjectKey,
+    /// `spec.podCIDRs` (or `podCIDR`).
+    pub pod_cidrs: Vec<IpNetwork>,
+    /// `status.addresses` of type InternalIP, then ExternalIP.
+    pub addresses: Vec<IpAddr>,
+    /// Label `topology.kubernetes.io/zone`, "" if none.
+    pub zone: Arc<str>,
+    /// It carries the taint `ToBeDeletedByClusterAutoscaler` or is being deleted.
+    pub deleting: bool,
+}
+
+/// A ServiceCIDR.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceCidr {
+    /// Its name; the namespace is "".
+    pub key: ObjectKey,
+    /// `spec.cidrs`.
+    pub cidrs: Vec<IpNetwork>,
+}
