@@ -78,10 +78,8 @@ impl Tables for MemoryTables {
             .max_by_key(|(key, _)| key.prefix_len)
             .map_or(0, |(_, kind)| *kind)
     }
-    fn flow(&mut self, key: &FlowKey, note: impl FnOnce(&mut FlowValue)) -> Option<FlowValue> {
-        let flow = self.flows.get_mut(key)?;
-        note(flow);
-        Some(*flow)
+    fn flow<R>(&mut self, key: &FlowKey, read: impl FnOnce(&mut FlowValue) -> R) -> Option<R> {
+        self.flows.get_mut(key).map(read)
     }
     fn insert_flow(&mut self, key: &FlowKey, value: &FlowValue) -> Inserted {
         if self.flows.contains_key(key) {

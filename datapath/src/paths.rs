@@ -13,18 +13,55 @@
 //! one look-up. What was rewritten is delivered or dropped, never passed half done.
 
 use crate::{
-    abi::{Addr, DropReason, Family, FlowKey, FragmentValue, FrontendKey, NetworkValue, PodValue},
+    abi::{Addr, Be16, DropReason, Family, FlowKey, FlowValue, FragmentValue, FrontendKey, NetworkValue, PodValue},
     packet::{
         Packet,
-        headers::{Fragment, Headers, Transport},
+        headers::{self, Fragment, Headers, Transport},
         icmp_error,
         reject::{self, Answer},
-        rewrite,
+        rewrite::{self, Ends},
     },
     select::{self, Refusal, Scope},
     tables::Tables,
-    track::{self, Opening},
+    track::{self, NewFlow},
 };
+
+/// What is at hand while a packet is judged. It's too large for the kernel's
+/// stack, and lives beside it there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// The packet's headers, kept true as it is rewritten.
+    pub headers: Headers,
+    /// The headers that an ICMP error quotes.
+    inner: Headers,
+    /// The key of the packet's flow.
+    key: FlowKey,
+    /// What the packet becomes.
+    ends: Ends,
+    /// The flow that it begins.
+    flow: NewFlow,
+}
+
+impl Work {
+    /// Nothing yet.
+    pub const EMPTY: Self = Self {
+        headers: Headers::EMPTY,
+        inner: Headers::EMPTY,
+        key: Headers::EMPTY.flow(),
+        ends: Ends { src: Addr::UNSPECIFIED, dst: Addr::UNSPECIFIED, src_port: Be16::ZERO, dst_port: Be16::ZERO },
+        flow: NewFlow::EMPTY,
+    };
+
+    /// Reads the packet's headers; what an earlier packet left here is forgotten.
+    ///
+    /// # Errors
+    /// The reason for which a packet like this is dropped.
+    #[inline(always)]
+    pub fn read<P: Packet>(&mut self, packet: &P, family: Family) -> Result<(), DropReason> {
+        self.headers = Headers::EMPTY;
+        headers::parse(packet, family, &mut self.headers)
+    }
+}
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,19 +81,22 @@ pub enum Verdict {
 
 /// A packet that a pod sent.
 #[inline(always)]
-pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, headers: &mut Headers, tables: &mut T) -> Verdict {
-    if let Some(pod) = tables.pod(&headers.dst) {
-        let pod = *pod;
-        return deliver(packet, headers, tables, &pod);
+pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) -> Verdict {
+    match tables.pod(&work.headers.dst) {
+        Some(pod) => {
+            let pod = *pod;
+            deliver(packet, work, tables, &pod)
+        }
+        None => translate(packet, work, tables),
     }
-    translate(packet, headers, tables)
 }
 
 /// A packet that a held pod sent: only the node itself may get it (and groups on
 /// the link, by which neighbours are found).
 #[inline(always)]
-pub fn from_held_pod<T: Tables>(headers: &Headers, tables: &T) -> Verdict {
-    if tables.network(&headers.dst) == NetworkValue::NODE || is_multicast(&headers.dst) {
+pub fn from_held_pod<T: Tables>(work: &Work, tables: &T) -> Verdict {
+    let dst = &work.headers.dst;
+    if tables.network(dst) == NetworkValue::NODE || is_multicast(dst) {
         Verdict::Pass
     } else {
         Verdict::Drop(DropReason::PodHeld)
@@ -65,11 +105,13 @@ pub fn from_held_pod<T: Tables>(headers: &Headers, tables: &T) -> Verdict {
 
 /// A packet that the node's stack sends into a pod; `from_node`: the node itself made it.
 #[inline(always)]
-pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, headers: &mut Headers, tables: &mut T, from_node: bool) -> Verdict {
-    let Some(pod) = tables.pod(&headers.dst) else { return Verdict::Pass };
-    let pod = *pod;
-    let open = PodValue { flags: if from_node { 0 } else { pod.flags }, ..pod };
-    match deliver(packet, headers, tables, &open) {
+pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T, from_node: bool) -> Verdict {
+    let Some(pod) = tables.pod(&work.headers.dst) else { return Verdict::Pass };
+    let mut pod = *pod;
+    if from_node {
+        pod.flags &= !PodValue::HELD;
+    }
+    match deliver(packet, work, tables, &pod) {
         Verdict::ToPod(_) => Verdict::Pass,
         other => other,
     }
@@ -80,13 +122,13 @@ pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, headers: &mut Headers, table
 /// What is for no Service must not go back to the stack, which would lead it
 /// here again.
 #[inline(always)]
-pub fn from_host<P: Packet, T: Tables>(packet: &mut P, headers: &mut Headers, tables: &mut T) -> Verdict {
-    let asked = headers.dst;
+pub fn from_host<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) -> Verdict {
+    let asked = work.headers.dst;
     if is_multicast(&asked) {
         return Verdict::Pass;
     }
-    match translate(packet, headers, tables) {
-        Verdict::Pass if headers.dst == asked => Verdict::Drop(DropReason::UnknownClusterIp),
+    match translate(packet, work, tables) {
+        Verdict::Pass if work.headers.dst == asked => Verdict::Drop(DropReason::UnknownClusterIp),
         Verdict::Pass => Verdict::Reroute,
         other => other,
     }
@@ -94,112 +136,116 @@ pub fn from_host<P: Packet, T: Tables>(packet: &mut P, headers: &mut Headers, ta
 
 /// A packet that came to the node over the wire.
 #[inline(always)]
-pub fn from_network<P: Packet, T: Tables>(packet: &mut P, headers: &mut Headers, tables: &mut T) -> Verdict {
-    if let Some(pod) = tables.pod(&headers.dst) {
+pub fn from_network<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) -> Verdict {
+    if let Some(pod) = tables.pod(&work.headers.dst) {
         let pod = *pod;
-        return deliver(packet, headers, tables, &pod);
+        return deliver(packet, work, tables, &pod);
     }
-    match follow_flow(packet, headers, tables) {
-        Some(verdict) => verdict,
-        None => Verdict::Pass,
+    match follow_flow(packet, work, tables) {
+        Ok(true) => onward(&work.headers, tables),
+        Ok(false) => Verdict::Pass,
+        Err(reason) => Verdict::Drop(reason),
     }
 }
 
 /// Delivers to a local pod, undoing the translation of the flow that the packet answers.
 #[inline(always)]
-fn deliver<P: Packet, T: Tables>(packet: &mut P, headers: &mut Headers, tables: &mut T, pod: &PodValue) -> Verdict {
+fn deliver<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T, pod: &PodValue) -> Verdict {
     if pod.flags & PodValue::HELD != 0 {
         return Verdict::Drop(DropReason::PodHeld);
     }
-    let suspects = match headers.transport {
+    let suspects = match work.headers.transport {
         Transport::IcmpError => !0,
-        _ => PodValue::nat_bit(headers.protocol),
+        _ => PodValue::nat_bit(work.headers.protocol),
     };
-    if pod.nat_protocols & suspects != 0 {
-        match undo(packet, headers, tables) {
-            Ok(()) => {}
-            Err(reason) => return Verdict::Drop(reason),
-        }
+    if pod.nat_protocols & suspects == 0 {
+        return Verdict::ToPod(*pod);
     }
-    Verdict::ToPod(*pod)
-}
-
-/// Undoes the translation of a flow if the packet comes back along one.
-#[inline(always)]
-fn undo<P: Packet, T: Tables>(packet: &mut P, headers: &mut Headers, tables: &mut T) -> Result<(), DropReason> {
-    if headers.transport == Transport::IcmpError {
-        return translate_error(packet, headers, tables).map(|_| ());
+    match follow_flow(packet, work, tables) {
+        Ok(_) => Verdict::ToPod(*pod),
+        Err(reason) => Verdict::Drop(reason),
     }
-    let Some(key) = flow_key(headers, tables) else { return Ok(()) };
-    let Some(flow) = track::find(tables, headers, &key) else { return Ok(()) };
-    remember_fragment(headers, tables);
-    rewrite::rewrite(packet, headers, &track::ends(&flow)).map_err(|_| DropReason::RewriteFailed)
 }
 
 /// Rewrites a packet of a tracked flow, or of a new one to a frontend; passes any other.
 #[inline(always)]
-fn translate<P: Packet, T: Tables>(packet: &mut P, headers: &mut Headers, tables: &mut T) -> Verdict {
-    if let Some(verdict) = follow_flow(packet, headers, tables) {
-        return verdict;
+fn translate<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) -> Verdict {
+    match follow_flow(packet, work, tables) {
+        Ok(true) => return onward(&work.headers, tables),
+        Ok(false) => {}
+        Err(reason) => return Verdict::Drop(reason),
     }
-    if headers.fragment != Fragment::Later && track::has_ports(headers.protocol) {
-        let frontend = FrontendKey::new(headers.dst, headers.dst_port, headers.protocol);
-        if let Some(value) = tables.frontend(&frontend) {
-            let value = *value;
-            let client = headers.src;
-            return match select::select(tables, &value, Scope::Internal, Some(&client)) {
-                Ok(backend) => {
-                    let masquerade = masquerade_address(headers, tables, &backend.addr);
-                    let opening = Opening { service: value.service, scope: Scope::Internal, backend, masquerade };
-                    begin(packet, headers, tables, &opening)
-                }
-                Err(refusal) => refuse(packet, headers, refusal),
-            };
-        }
+    match prepare_flow(work, tables) {
+        Ok(true) => return begin_flow(packet, work, tables),
+        Ok(false) => {}
+        Err(refusal) => return refuse(packet, &work.headers, refusal),
     }
-    if tables.frontend(&FrontendKey::whole_address(headers.dst)).is_some() {
-        return match headers.fragment {
+    let dst = &work.headers.dst;
+    if tables.frontend(&FrontendKey::whole_address(*dst)).is_some() {
+        return match work.headers.fragment {
             Fragment::Later => Verdict::Drop(DropReason::FragmentOrphan),
-            _ => refuse(packet, headers, Refusal::Reject),
+            _ => refuse(packet, &work.headers, Refusal::Reject),
         };
     }
-    if tables.network(&headers.dst) == NetworkValue::SERVICE {
+    if tables.network(dst) == NetworkValue::SERVICE {
         return Verdict::Drop(DropReason::UnknownClusterIp);
     }
     Verdict::Pass
 }
 
-/// Rewrites a packet of a tracked flow, in either direction; `None`: of no flow.
+/// Rewrites a packet of a tracked flow, in either direction, or an ICMP error
+/// about one; false: it is of none.
 #[inline(always)]
-fn follow_flow<P: Packet, T: Tables>(packet: &mut P, headers: &mut Headers, tables: &mut T) -> Option<Verdict> {
-    if headers.transport == Transport::IcmpError {
-        return match translate_error(packet, headers, tables) {
-            Ok(true) => Some(onward(headers, tables)),
-            Ok(false) => None,
-            Err(reason) => Some(Verdict::Drop(reason)),
-        };
-    }
-    let key = flow_key(headers, tables)?;
-    let flow = track::find(tables, headers, &key)?;
-    remember_fragment(headers, tables);
-    Some(send(packet, headers, tables, &track::ends(&flow)))
+fn follow_flow<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) -> Result<bool, DropReason> {
+    let rewritten = if work.headers.transport == Transport::IcmpError {
+        let Some(quote) = find_quoted(packet, work, tables) else { return Ok(false) };
+        icmp_error::rewrite_error(packet, &mut work.headers, quote, &work.ends)
+    } else {
+        if !find_flow(work, tables) {
+            return Ok(false);
+        }
+        rewrite::rewrite(packet, &mut work.headers, &work.ends)
+    };
+    rewritten.map_err(|_| DropReason::RewriteFailed)?;
+    Ok(true)
 }
 
-/// Begins a flow and sends its first packet on.
-#[inline(always)]
-fn begin<P: Packet, T: Tables>(packet: &mut P, headers: &mut Headers, tables: &mut T, opening: &Opening) -> Verdict {
-    let key = headers.flow();
-    remember_fragment(headers, tables);
-    match track::open(tables, &key, opening) {
-        Ok(flow) => send(packet, headers, tables, &track::ends(&flow)),
-        Err(reason) => Verdict::Drop(reason),
+/// Prepares a flow if the packet is for a frontend; false: it is for none.
+#[inline(never)]
+fn prepare_flow<T: Tables>(work: &mut Work, tables: &mut T) -> Result<bool, Refusal> {
+    let headers = &work.headers;
+    if headers.fragment == Fragment::Later || !track::has_ports(headers.protocol) {
+        return Ok(false);
     }
+    let frontend = FrontendKey::new(headers.dst, headers.dst_port, headers.protocol);
+    let Some(frontend) = tables.frontend(&frontend) else { return Ok(false) };
+    let frontend = *frontend;
+    let backend = select::select(tables, &frontend, Scope::Internal, Some(&headers.src))?;
+    work.flow.forward = FlowValue {
+        src: source_address(headers, tables, &backend.addr),
+        dst: backend.addr,
+        src_port: headers.src_port,
+        dst_port: backend.port,
+        service: frontend.service,
+        backend: backend.id,
+        generation: backend.generation,
+        flags: 0,
+        last_seen: 0,
+    };
+    work.key = headers.flow();
+    Ok(true)
 }
 
+/// Begins the prepared flow and sends its first packet on.
 #[inline(always)]
-fn send<P: Packet, T: Tables>(packet: &mut P, headers: &mut Headers, tables: &mut T, ends: &rewrite::Ends) -> Verdict {
-    match rewrite::rewrite(packet, headers, ends) {
-        Ok(()) => onward(headers, tables),
+fn begin_flow<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) -> Verdict {
+    if let Err(reason) = track::open(tables, &work.key, &mut work.flow) {
+        return Verdict::Drop(reason);
+    }
+    remember_fragment(&work.headers, tables);
+    work.ends = track::ends(&work.flow.forward);
+    match rewrite::rewrite(packet, &mut work.headers, &work.ends) {
+        Ok(()) => onward(&work.headers, tables),
         Err(_) => Verdict::Drop(DropReason::RewriteFailed),
     }
 }
@@ -226,34 +272,36 @@ fn refuse<P: Packet>(packet: &mut P, headers: &Headers, refusal: Refusal) -> Ver
     }
 }
 
-/// Translates an ICMP error about a tracked flow; false: it is about none.
-#[inline(always)]
-fn translate_error<P: Packet, T: Tables>(
-    packet: &mut P,
-    headers: &mut Headers,
-    tables: &mut T,
-) -> Result<bool, DropReason> {
-    let Ok(quote) = icmp_error::quoted(packet, headers) else { return Ok(false) };
-    if !track::has_ports(quote.protocol) || quote.fragment == Fragment::Later {
-        return Ok(false);
-    }
-    let Some(flow) = tables.flow(&quote.flow().reversed(), |_| {}) else { return Ok(false) };
-    icmp_error::rewrite_error(packet, headers, &quote, &track::ends(&flow)).map_err(|_| DropReason::RewriteFailed)?;
-    Ok(true)
+/// Finds the flow that an ICMP error is about, and notes what the error becomes.
+#[inline(never)]
+fn find_quoted<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T) -> Option<icmp_error::Quote> {
+    work.inner = Headers::EMPTY;
+    let quote = icmp_error::quoted(packet, &work.headers, &mut work.inner)?;
+    work.key = work.inner.flow().reversed();
+    let ends = &mut work.ends;
+    tables.flow(&work.key, |flow| *ends = track::ends(flow))?;
+    Some(quote)
 }
 
-/// The flow of a packet; a later fragment has the ports that its first one had.
+/// Finds the packet's flow, and notes what it becomes. A later fragment has the
+/// ports that its first one had.
 #[inline(always)]
-fn flow_key<T: Tables>(headers: &mut Headers, tables: &T) -> Option<FlowKey> {
+fn find_flow<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
+    let headers = &mut work.headers;
     if !track::has_ports(headers.protocol) {
-        return None;
+        return false;
     }
     if headers.fragment == Fragment::Later {
-        let ports = tables.fragment(&headers.datagram())?;
+        let Some(ports) = tables.fragment(&headers.datagram()) else { return false };
         headers.src_port = ports.src_port;
         headers.dst_port = ports.dst_port;
     }
-    Some(headers.flow())
+    work.key = headers.flow();
+    let found = track::find(tables, headers, &work.key, &mut work.ends);
+    if found {
+        remember_fragment(headers, tables);
+    }
+    found
 }
 
 #[inline(always)]
@@ -264,23 +312,25 @@ fn remember_fragment<T: Tables>(headers: &Headers, tables: &mut T) {
     }
 }
 
-/// The address that must stand in for the client's own, if the backend's answer
-/// would else go past us.
+/// The source address that the backend sees: the client's own, unless the
+/// answer to it would go past us.
 ///
 /// A pod that reaches itself through its Service sees the node's address, or the
 /// Service's where the node has none of that family. A node that reaches its own
 /// address sees the Service's, so that the answer is led through our device too.
 #[inline(always)]
-fn masquerade_address<T: Tables>(headers: &Headers, tables: &T, backend: &Addr) -> Option<Addr> {
+fn source_address<T: Tables>(headers: &Headers, tables: &T, backend: &Addr) -> Addr {
     if headers.src == *backend && tables.pod(backend).is_some() {
-        let node = tables.node().map(|node| match headers.family {
+        let node = tables.node().map_or(Addr::UNSPECIFIED, |node| match headers.family {
             Family::V4 => node.v4,
             Family::V6 => node.v6,
         });
-        return Some(node.filter(|addr| !addr.is_unspecified()).unwrap_or(headers.dst));
+        return if node.is_unspecified() { headers.dst } else { node };
     }
-    let both_node = tables.network(&headers.src) == NetworkValue::NODE && tables.network(backend) == NetworkValue::NODE;
-    both_node.then_some(headers.dst)
+    if tables.network(&headers.src) == NetworkValue::NODE && tables.network(backend) == NetworkValue::NODE {
+        return headers.dst;
+    }
+    headers.src
 }
 
 /// Whether an address is a group's: 224.0.0.0/4 (RFC 5771), ff00::/8 (RFC 4291).

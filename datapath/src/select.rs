@@ -71,7 +71,7 @@ pub enum Refusal {
 ///
 /// # Errors
 /// What to do with the client when there is no backend.
-#[inline(always)]
+#[inline(never)]
 pub fn select<T: Tables>(
     tables: &mut T,
     frontend: &FrontendValue,
@@ -91,7 +91,8 @@ pub fn select<T: Tables>(
         Some(chosen) => chosen,
         None => pick(tables, block)?,
     };
-    tables.set_affinity(&key, &AffinityValue { backend: chosen.id, generation: chosen.generation, last_used: now });
+    let bound = AffinityValue { backend: chosen.id, generation: chosen.generation, last_used: now };
+    tables.set_affinity(&key, &bound);
     Ok(chosen)
 }
 

@@ -42,8 +42,8 @@ pub trait Tables {
     fn pod_netns(&self, cookie: u64) -> Option<&PodNetns>;
     /// The kind of the longest matching network, see [`crate::abi::NetworkValue`]; 0: none.
     fn network(&self, addr: &Addr) -> u32;
-    /// A flow, which `note` may change in place.
-    fn flow(&mut self, key: &FlowKey, note: impl FnOnce(&mut FlowValue)) -> Option<FlowValue>;
+    /// A flow, read and noted in place (it is large for the kernel's stack).
+    fn flow<R>(&mut self, key: &FlowKey, read: impl FnOnce(&mut FlowValue) -> R) -> Option<R>;
     /// Adds a flow unless there is one.
     fn insert_flow(&mut self, key: &FlowKey, value: &FlowValue) -> Inserted;
     /// Forgets a flow.

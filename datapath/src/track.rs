@@ -5,12 +5,11 @@
 //! client's next packet comes.
 
 use crate::{
-    abi::{Addr, Be16, DropReason, FlowKey, FlowValue, NodeConfig, PodValue, protocol},
+    abi::{Backend, Be16, DropReason, FlowKey, FlowValue, PodValue, protocol},
     packet::{
         headers::{Headers, Transport, tcp_flags},
         rewrite::Ends,
     },
-    select::{Chosen, Scope},
     tables::{Inserted, Tables},
 };
 
@@ -21,7 +20,7 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 const UDP_IDLE_SECONDS: u32 = 120;
 
 /// How many ports are tried before the port space counts as full.
-const PORT_TRIES: u32 = 16;
+const PORT_TRIES: u32 = 8;
 
 /// Monotonic seconds; flows need no finer time.
 #[inline(always)]
@@ -35,95 +34,100 @@ pub const fn ends(flow: &FlowValue) -> Ends {
     Ends { src: flow.src, dst: flow.dst, src_port: flow.src_port, dst_port: flow.dst_port }
 }
 
-/// Looks a packet's flow up and notes that it passed.
+/// The key of packets that answer those with `ends`.
+#[inline(always)]
+const fn answers_to(ends: &Ends, protocol: u32) -> FlowKey {
+    FlowKey { src: ends.dst, dst: ends.src, src_port: ends.dst_port, dst_port: ends.src_port, protocol }
+}
+
+/// The two entries of a flow that begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewFlow {
+    /// For the client's packets.
+    pub forward: FlowValue,
+    /// For the backend's.
+    pub reverse: FlowValue,
+}
+
+impl NewFlow {
+    /// None yet.
+    pub const EMPTY: Self = Self { forward: FlowValue::EMPTY, reverse: FlowValue::EMPTY };
+}
+
+/// What a flow's entry said when a packet of it passed.
+struct Passed {
+    flags: u32,
+    backend: u32,
+    generation: u32,
+    /// Seconds since the packet before.
+    idle: u32,
+}
+
+/// Looks a packet's flow up, notes that it passed, and fills in what it becomes.
 ///
 /// A forward flow that must not go on is forgotten and not found: its backend is
 /// gone (kube-proxy deletes such flows of UDP; established TCP goes on to its
 /// end), it was idle for too long, or a SYN begins anew on old ports.
-#[inline(always)]
-pub fn find<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey) -> Option<FlowValue> {
+#[inline(never)]
+pub fn find<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, found: &mut Ends) -> bool {
     let now = seconds(tables);
     let bits = match headers.transport {
         Transport::Tcp(flags) if flags & (tcp_flags::FIN | tcp_flags::RST) != 0 => FlowValue::CLOSING,
         Transport::Tcp(flags) if flags & tcp_flags::SYN == 0 => FlowValue::ESTABLISHED,
         _ => 0,
     };
-    let mut idle = 0;
-    let flow = tables.flow(key, |flow| {
-        idle = now.saturating_sub(flow.last_seen);
+    let passed = tables.flow(key, |flow| {
+        let idle = now.saturating_sub(flow.last_seen);
+        // A line that isn't written stays in every CPU's cache.
         if idle != 0 {
             flow.last_seen = now;
         }
-        if flow.flags & bits != bits {
-            flow.flags |= bits;
+        let flags = flow.flags;
+        if flags & bits != bits {
+            flow.flags = flags | bits;
         }
-    })?;
-    if flow.flags & FlowValue::REVERSE != 0 || goes_on(tables, headers, &flow, idle) {
-        return Some(flow);
+        *found = ends(flow);
+        Passed { flags, backend: flow.backend, generation: flow.generation, idle }
+    });
+    let Some(passed) = passed else { return false };
+    if passed.flags & FlowValue::REVERSE != 0 {
+        return true;
     }
-    forget(tables, key, &flow);
-    None
+    let back = answers_to(found, key.protocol);
+    if !goes_on(tables, headers, &passed, &back) {
+        tables.remove_flow(key);
+        tables.remove_flow(&back);
+        return false;
+    }
+    true
 }
 
 #[inline(always)]
-fn goes_on<T: Tables>(tables: &mut T, headers: &Headers, flow: &FlowValue, idle: u32) -> bool {
+fn goes_on<T: Tables>(tables: &mut T, headers: &Headers, passed: &Passed, back: &FlowKey) -> bool {
     match headers.transport {
         Transport::Tcp(flags) => {
             if flags & (tcp_flags::SYN | tcp_flags::ACK) != tcp_flags::SYN {
                 return true;
             }
-            let backend_closed = tables
-                .flow(&reverse_key(headers.protocol, flow), |_| {})
-                .is_none_or(|r| r.flags & FlowValue::CLOSING != 0);
-            let closing = backend_closed || flow.flags & FlowValue::CLOSING != 0;
-            !closing && (flow.flags & FlowValue::ESTABLISHED != 0 || is_alive(tables, flow))
+            let backs = tables.flow(back, |flow| flow.flags);
+            let closing = (passed.flags | backs.unwrap_or(FlowValue::CLOSING)) & FlowValue::CLOSING != 0;
+            !closing && (passed.flags & FlowValue::ESTABLISHED != 0 || is_alive(tables, passed))
         }
-        Transport::Udp => idle <= UDP_IDLE_SECONDS && is_alive(tables, flow),
-        _ => is_alive(tables, flow),
+        Transport::Udp => passed.idle <= UDP_IDLE_SECONDS && is_alive(tables, passed),
+        _ => is_alive(tables, passed),
     }
 }
 
 /// Whether the flow's backend still serves its Service.
 #[inline(always)]
-fn is_alive<T: Tables>(tables: &T, flow: &FlowValue) -> bool {
+fn is_alive<T: Tables>(tables: &T, passed: &Passed) -> bool {
     tables
-        .backend(flow.backend)
-        .is_some_and(|backend| backend.generation == flow.generation && backend.flags & crate::abi::Backend::ALIVE != 0)
+        .backend(passed.backend)
+        .is_some_and(|backend| backend.generation == passed.generation && backend.flags & Backend::ALIVE != 0)
 }
 
-/// The key of the packets that come back, given the forward entry.
-#[inline(always)]
-const fn reverse_key(protocol: u8, forward: &FlowValue) -> FlowKey {
-    FlowKey {
-        src: forward.dst,
-        dst: forward.src,
-        src_port: forward.dst_port,
-        dst_port: forward.src_port,
-        protocol,
-        pad: [0; 3],
-    }
-}
-
-#[inline(always)]
-fn forget<T: Tables>(tables: &mut T, key: &FlowKey, flow: &FlowValue) {
-    tables.remove_flow(key);
-    tables.remove_flow(&reverse_key(key.protocol, flow));
-}
-
-/// Whose flow begins, and how.
-#[derive(Clone, Copy, Debug)]
-pub struct Opening {
-    /// The service port's id.
-    pub service: u32,
-    /// The client's scope.
-    pub scope: Scope,
-    /// The chosen backend.
-    pub backend: Chosen,
-    /// The source address that hides the client's, if it must be hidden.
-    pub masquerade: Option<Addr>,
-}
-
-/// Begins a flow from the client's first packet `key`, and returns its forward entry.
+/// Begins the flow of a client's first packet. `flow.forward` says what the packet
+/// shall become; its source port may have to change, and its `last_seen` is set.
 ///
 /// The packets that come back must be told apart from those of every other
 /// flow. Where the client's own port is taken (one client, one backend behind
@@ -131,53 +135,47 @@ pub struct Opening {
 ///
 /// # Errors
 /// The reason to drop the packet for: no port left, or no room.
-#[inline(always)]
-pub fn open<T: Tables>(tables: &mut T, key: &FlowKey, opening: &Opening) -> Result<FlowValue, DropReason> {
-    let scope_flag = match opening.scope {
-        Scope::Internal => 0,
-        Scope::External => FlowValue::EXTERNAL,
-    };
-    let mut forward = FlowValue {
-        src: opening.masquerade.unwrap_or(key.src),
-        dst: opening.backend.addr,
-        src_port: key.src_port,
-        dst_port: opening.backend.port,
-        service: opening.service,
-        backend: opening.backend.id,
-        generation: opening.backend.generation,
-        flags: scope_flag,
-        last_seen: seconds(tables),
-    };
-    let ports = tables.node().map_or((61_000, 65_535), |n: &NodeConfig| (n.snat_port_first, n.snat_port_last));
-    // One value serves both entries in turn: the kernel's stack is small.
-    let mut reverse = FlowValue {
-        src: key.dst,
-        dst: key.src,
-        src_port: key.dst_port,
-        dst_port: key.src_port,
-        flags: scope_flag | FlowValue::REVERSE,
-        ..forward
-    };
-    if opening.masquerade.is_some() {
-        forward.src_port = random_port(tables, ports);
+#[inline(never)]
+pub fn open<T: Tables>(tables: &mut T, key: &FlowKey, flow: &mut NewFlow) -> Result<(), DropReason> {
+    let ports = tables.node().map_or((61_000, 65_535), |node| (node.snat_port_first, node.snat_port_last));
+    flow.forward.last_seen = seconds(tables);
+    if flow.forward.src != key.src {
+        flow.forward.src_port = random_port(tables, ports);
     }
+    flow.reverse = flow.forward;
+    flow.reverse.src = key.dst;
+    flow.reverse.dst = key.src;
+    flow.reverse.src_port = key.dst_port;
+    flow.reverse.dst_port = key.src_port;
+    flow.reverse.flags |= FlowValue::REVERSE;
     for _ in 0..PORT_TRIES {
-        let back = reverse_key(key.protocol, &forward);
-        match tables.insert_flow(&back, &reverse) {
-            Inserted::New => return insert_forward(tables, key, &forward, &back),
-            Inserted::Full => return Err(DropReason::FlowTableFull),
-            Inserted::Exists if is_leftover(tables, &back, key) => {
-                tables.remove_flow(&back);
-                if tables.insert_flow(&back, &reverse) == Inserted::New {
-                    return insert_forward(tables, key, &forward, &back);
-                }
-            }
-            Inserted::Exists => {}
+        let back = answers_to(&ends(&flow.forward), key.protocol);
+        if insert_reverse(tables, key, &back, &flow.reverse)? {
+            return insert_forward(tables, key, &mut flow.forward, &back);
         }
-        forward.src_port = random_port(tables, ports);
-        reverse.last_seen = forward.last_seen;
+        flow.forward.src_port = random_port(tables, ports);
     }
     Err(DropReason::SnatExhausted)
+}
+
+/// Adds the reverse entry; false: another flow has it.
+#[inline(always)]
+fn insert_reverse<T: Tables>(
+    tables: &mut T,
+    key: &FlowKey,
+    back: &FlowKey,
+    reverse: &FlowValue,
+) -> Result<bool, DropReason> {
+    let mut inserted = tables.insert_flow(back, reverse);
+    if inserted == Inserted::Exists && is_leftover(tables, back, key) {
+        tables.remove_flow(back);
+        inserted = tables.insert_flow(back, reverse);
+    }
+    match inserted {
+        Inserted::New => Ok(true),
+        Inserted::Exists => Ok(false),
+        Inserted::Full => Err(DropReason::FlowTableFull),
+    }
 }
 
 /// Adds the forward entry. Another CPU may have been first: then its choice stands.
@@ -185,20 +183,20 @@ pub fn open<T: Tables>(tables: &mut T, key: &FlowKey, opening: &Opening) -> Resu
 fn insert_forward<T: Tables>(
     tables: &mut T,
     key: &FlowKey,
-    forward: &FlowValue,
+    forward: &mut FlowValue,
     back: &FlowKey,
-) -> Result<FlowValue, DropReason> {
+) -> Result<(), DropReason> {
     match tables.insert_flow(key, forward) {
         Inserted::New => {
-            tables.mark_nat(&key.src, PodValue::nat_bit(key.protocol));
-            Ok(*forward)
+            tables.mark_nat(&key.src, PodValue::nat_bit(key.protocol as u8));
+            Ok(())
         }
         Inserted::Exists => {
-            let standing = tables.flow(key, |_| {}).ok_or(DropReason::FlowTableFull)?;
-            if reverse_key(key.protocol, &standing) != *back {
+            tables.flow(key, |standing| *forward = *standing).ok_or(DropReason::FlowTableFull)?;
+            if answers_to(&ends(forward), key.protocol) != *back {
                 tables.remove_flow(back);
             }
-            Ok(standing)
+            Ok(())
         }
         Inserted::Full => {
             tables.remove_flow(back);
@@ -211,16 +209,8 @@ fn insert_forward<T: Tables>(
 /// more: it is the same client's and frontend's, or its forward entry is gone.
 #[inline(always)]
 fn is_leftover<T: Tables>(tables: &mut T, back: &FlowKey, key: &FlowKey) -> bool {
-    let Some(found) = tables.flow(back, |_| {}) else { return true };
-    let forward = FlowKey {
-        src: found.dst,
-        dst: found.src,
-        src_port: found.dst_port,
-        dst_port: found.src_port,
-        protocol: key.protocol,
-        pad: [0; 3],
-    };
-    forward == *key || tables.flow(&forward, |_| {}).is_none_or(|f| reverse_key(key.protocol, &f) != *back)
+    let Some(forward) = tables.flow(back, |flow| answers_to(&ends(flow), key.protocol)) else { return true };
+    forward == *key || tables.flow(&forward, |flow| answers_to(&ends(flow), key.protocol) != *back).unwrap_or(true)
 }
 
 #[inline(always)]

@@ -13,6 +13,7 @@ use datapath::abi::{
     AffinityKey, AffinityValue, Backend, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey, FrontendValue,
     NetworkValue, NodeConfig, PodNetns, PodValue, SocketPeerKey, SocketPeerValue, capacity,
 };
+use datapath::paths::Work;
 
 #[map]
 pub static NODE_CONFIG: Array<NodeConfig> = Array::with_max_entries(capacity::NODE_CONFIG, 0);
@@ -51,3 +52,7 @@ pub static SOCKET_PEERS: LruHashMap<SocketPeerKey, SocketPeerValue> =
 
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(capacity::DROPS, 0);
+
+/// What a program has at hand while it judges a packet. Of no concern to the agent, and never pinned.
+#[map]
+pub static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);

@@ -49,14 +49,6 @@ impl Skb {
         unsafe { (*self.0).ifindex }
     }
 
-    /// Whether the node's own stack made the packet, rather than forwarding it
-    /// from the interface that it came in by.
-    #[inline(always)]
-    pub fn made_here(&self) -> bool {
-        // SAFETY: the context is valid for the program's run.
-        unsafe { (*self.0).ingress_ifindex == 0 }
-    }
-
     /// The interface that the packet came in by, 0 for the node's own.
     #[inline(always)]
     pub fn came_by(&self) -> u32 {

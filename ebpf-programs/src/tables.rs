@@ -74,9 +74,9 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn mark_nat(&mut self, pod: &Addr, bit: u32) {
         if let Some(pod) = maps::PODS.get_ptr_mut(pod) {
-            // SAFETY: the map gave a valid pointer; CPUs that race here all set bits and never clear one.
-            unsafe { core::sync::atomic::AtomicU32::from_ptr(&raw mut (*pod).nat_protocols) }
-                .fetch_or(bit, core::sync::atomic::Ordering::Relaxed);
+            // SAFETY: the map gave a valid pointer. CPUs that race here may lose a bit
+            // to one another; the next flow's first packet sets it again.
+            unsafe { (*pod).nat_protocols |= bit };
         }
     }
     #[inline(always)]
@@ -88,13 +88,11 @@ impl Tables for KernelTables {
         maps::NETWORKS.get(&Key::new(ADDRESS_BITS, addr.0)).map_or(0, |network| network.kind)
     }
     #[inline(always)]
-    fn flow(&mut self, key: &FlowKey, note: impl FnOnce(&mut FlowValue)) -> Option<FlowValue> {
+    fn flow<R>(&mut self, key: &FlowKey, read: impl FnOnce(&mut FlowValue) -> R) -> Option<R> {
         let flow = maps::FLOWS.get_ptr_mut(key)?;
         // SAFETY: the map gave a valid pointer. CPUs that handle packets of one
         // flow at once may lose a timestamp or a closing bit to one another.
-        let flow = unsafe { &mut *flow };
-        note(flow);
-        Some(*flow)
+        Some(read(unsafe { &mut *flow }))
     }
     #[inline(always)]
     fn insert_flow(&mut self, key: &FlowKey, value: &FlowValue) -> Inserted {

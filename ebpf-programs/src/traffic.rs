@@ -1,7 +1,6 @@
 //! tc programs: a packet's way through the node, one for each place where it is met.
 
 use aya_ebpf::{
-    EbpfContext,
     bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC},
     helpers::generated::{bpf_redirect, bpf_redirect_peer},
     macros::classifier,
@@ -9,11 +8,11 @@ use aya_ebpf::{
 };
 use datapath::{
     abi::{DropReason, PodValue},
-    packet::headers::{self, Headers},
-    paths::{self, Verdict},
+    paths::{self, Verdict, Work},
 };
 
 use crate::{
+    maps,
     skb::Skb,
     tables::{KernelTables, count_drop},
 };
@@ -25,14 +24,19 @@ const PASS: i32 = TC_ACT_UNSPEC;
 #[inline(always)]
 fn run(
     ctx: &TcContext,
-    decide: impl FnOnce(&mut Skb, &mut Headers) -> Verdict,
+    decide: impl FnOnce(&mut Skb, &mut Work) -> Verdict,
     deliver: impl FnOnce(&mut Skb, &PodValue) -> i32,
     answer: impl FnOnce(&mut Skb) -> i32,
 ) -> i32 {
     let (mut skb, family) = Skb::new(ctx.skb.skb);
     let Some(family) = family else { return PASS };
-    let verdict = match headers::parse(&skb, family) {
-        Ok(mut headers) => decide(&mut skb, &mut headers),
+    let Some(work) = maps::WORK.get_ptr_mut(0) else { return PASS };
+    // SAFETY: the map gave a valid pointer to memory of this CPU's own, which no
+    // other program run uses before this one has ended. All zero, as the kernel
+    // made it, is a valid `Work`.
+    let work = unsafe { &mut *work };
+    let verdict = match work.read(&skb, family) {
+        Ok(()) => decide(&mut skb, work),
         Err(reason) => Verdict::Drop(reason),
     };
     match verdict {
@@ -74,13 +78,13 @@ fn back_to_pod(skb: &mut Skb) -> i32 {
 /// Ingress of a pod's veth pair: what the pod sends.
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
-    run(&ctx, |skb, headers| paths::from_pod(skb, headers, &mut KernelTables), into_pod, back_to_pod)
+    run(&ctx, |skb, work| paths::from_pod(skb, work, &mut KernelTables), into_pod, back_to_pod)
 }
 
 /// The same while the pod is held.
 #[classifier]
 pub fn from_held_pod(ctx: TcContext) -> i32 {
-    run(&ctx, |_, headers| paths::from_held_pod(headers, &KernelTables), into_pod, back_to_pod)
+    run(&ctx, |_, work| paths::from_held_pod(work, &KernelTables), into_pod, back_to_pod)
 }
 
 /// Egress of a pod's veth pair: what the node's stack sends to the pod.
@@ -89,7 +93,7 @@ pub fn to_pod(ctx: TcContext) -> i32 {
     let from_node = is_from_node(&ctx);
     run(
         &ctx,
-        |skb, headers| paths::to_pod(skb, headers, &mut KernelTables, from_node),
+        |skb, work| paths::to_pod(skb, work, &mut KernelTables, from_node),
         |_, _| PASS,
         |_| dropped(DropReason::RejectFailed),
     )
@@ -101,7 +105,7 @@ pub fn to_pod(ctx: TcContext) -> i32 {
 fn is_from_node(ctx: &TcContext) -> bool {
     let (skb, _) = Skb::new(ctx.skb.skb);
     let came_by = skb.came_by();
-    came_by == 0 || crate::maps::NODE_CONFIG.get(0).is_some_and(|node| node.host_ifindex == came_by)
+    came_by == 0 || maps::NODE_CONFIG.get(0).is_some_and(|node| node.host_ifindex == came_by)
 }
 
 /// Egress of our device: the node's own packets to Services.
@@ -109,7 +113,7 @@ fn is_from_node(ctx: &TcContext) -> bool {
 pub fn from_host(ctx: TcContext) -> i32 {
     run(
         &ctx,
-        |skb, headers| paths::from_host(skb, headers, &mut KernelTables),
+        |skb, work| paths::from_host(skb, work, &mut KernelTables),
         |skb, pod| {
             if skb.address_to(pod.mac).is_err() {
                 return dropped(DropReason::RewriteFailed);
@@ -128,7 +132,7 @@ pub fn from_host(ctx: TcContext) -> i32 {
 pub fn from_network(ctx: TcContext) -> i32 {
     run(
         &ctx,
-        |skb, headers| paths::from_network(skb, headers, &mut KernelTables),
+        |skb, work| paths::from_network(skb, work, &mut KernelTables),
         into_pod,
         |_| dropped(DropReason::RejectFailed),
     )

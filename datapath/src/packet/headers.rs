@@ -91,167 +91,164 @@ impl Headers {
             dst: self.dst,
             src_port: self.src_port,
             dst_port: self.dst_port,
-            protocol: self.protocol,
-            pad: [0; 3],
+            protocol: self.protocol as u32,
         }
     }
 
     /// The key of the datagram that the fragment belongs to.
     #[inline(always)]
     pub const fn datagram(&self) -> FragmentKey {
-        FragmentKey { src: self.src, dst: self.dst, id: self.fragment_id, protocol: self.protocol, pad: [0; 3] }
+        FragmentKey { src: self.src, dst: self.dst, id: self.fragment_id, protocol: self.protocol as u32 }
     }
 }
 
-/// The addresses and the start of the transport header, before it is looked into.
-struct Network {
-    headers: Headers,
-    /// Bytes from the transport header to the end.
-    payload: u32,
+impl Headers {
+    /// Of no packet yet: what [`parse`] fills.
+    pub const EMPTY: Self = Self {
+        family: Family::V4,
+        src: Addr::UNSPECIFIED,
+        dst: Addr::UNSPECIFIED,
+        src_port: Be16::ZERO,
+        dst_port: Be16::ZERO,
+        protocol: 0,
+        fragment: Fragment::Whole,
+        transport: Transport::Other,
+        l4: 0,
+        total_len: 0,
+        fragment_id: 0,
+    };
 }
 
-/// Reads a packet's headers.
+/// Reads a packet's headers into `headers`, which is [`Headers::EMPTY`] before
+/// (filled in place, because the kernel's stack is small).
 ///
 /// # Errors
 /// The reason for which a packet like this is dropped.
 #[inline(always)]
-pub fn parse<P: Packet>(packet: &P, family: Family) -> Result<Headers, DropReason> {
-    let network = match family {
-        Family::V4 => parse_v4(packet, 0, packet.available())?,
-        Family::V6 => parse_v6(packet, 0, packet.available())?,
-    };
-    parse_transport(packet, network)
+pub fn parse<P: Packet>(packet: &P, family: Family, headers: &mut Headers) -> Result<(), DropReason> {
+    parse_network(packet, family, Span { start: 0, available: packet.available() }, headers)?;
+    parse_transport(packet, headers)
 }
 
-/// Reads the headers that an ICMP error at `offset` quotes: the quote is cut
+/// Reads the headers that an ICMP error at `start` quotes: the quote is cut
 /// short, so lengths aren't checked, and of the transport only ports are read.
+///
+/// # Errors
+/// As for [`parse`].
 #[inline(always)]
-pub fn parse_quote<P: Packet>(packet: &P, family: Family, offset: u32) -> Result<Headers, DropReason> {
-    let Network { mut headers, .. } = match family {
-        Family::V4 => parse_v4(packet, offset, u32::MAX)?,
-        Family::V6 => parse_v6(packet, offset, u32::MAX)?,
-    };
+pub fn parse_quote<P: Packet>(packet: &P, family: Family, start: u32, headers: &mut Headers) -> Result<(), DropReason> {
+    parse_network(packet, family, Span { start, available: u32::MAX }, headers)?;
     if headers.fragment == Fragment::Later {
-        return Ok(headers);
+        return Ok(());
     }
-    match headers.protocol {
-        protocol::TCP | protocol::UDP | protocol::SCTP => {
-            let [ports] = packet.read(headers.l4).ok_or(DropReason::Truncated)?;
-            (headers.src_port, headers.dst_port) = split_ports(ports);
-            headers.transport = match headers.protocol {
-                protocol::TCP => Transport::Tcp(0),
-                protocol::UDP => Transport::Udp,
-                _ => Transport::Sctp,
-            };
-        }
-        _ => {}
+    headers.transport = match headers.protocol {
+        protocol::TCP => Transport::Tcp(0),
+        protocol::UDP => Transport::Udp,
+        protocol::SCTP => Transport::Sctp,
+        _ => return Ok(()),
+    };
+    let [ports] = packet.read(headers.l4).ok_or(DropReason::Truncated)?;
+    (headers.src_port, headers.dst_port) = split_ports(ports);
+    Ok(())
+}
+
+/// Where an IP packet lies.
+#[derive(Clone, Copy)]
+struct Span {
+    start: u32,
+    available: u32,
+}
+
+#[inline(never)]
+fn parse_network<P: Packet>(packet: &P, family: Family, span: Span, headers: &mut Headers) -> Result<(), DropReason> {
+    headers.family = family;
+    match family {
+        Family::V4 => parse_v4(packet, span, headers),
+        Family::V6 => parse_v6(packet, span, headers),
     }
-    Ok(headers)
 }
 
 #[inline(always)]
-fn parse_v4<P: Packet>(packet: &P, start: u32, available: u32) -> Result<Network, DropReason> {
-    let [first, identification, ttl_protocol, src, dst] = packet.read(start).ok_or(DropReason::Truncated)?;
+fn parse_v4<P: Packet>(packet: &P, span: Span, headers: &mut Headers) -> Result<(), DropReason> {
+    let [first, identification, ttl_protocol, src, dst] = packet.read(span.start).ok_or(DropReason::Truncated)?;
     let first = u32::from_be(first);
-    let header_len = (first >> 24 & 0xf) * 4;
+    let header_len = ((first >> 24) & 0xf) * 4;
     if first >> 28 != 4 || header_len < 20 {
         return Err(DropReason::Malformed);
     }
     // A total length of 0 is what the kernel writes into packets above 64 KiB (BIG TCP).
     let total_len = match first & 0xffff {
-        0 => available,
+        0 => span.available,
         len => len,
     };
     if total_len < header_len {
         return Err(DropReason::Malformed);
     }
-    if total_len > available {
+    if total_len > span.available {
         return Err(DropReason::Truncated);
     }
-    let identification_host = u32::from_be(identification);
-    let more = identification_host & 0x2000 != 0;
-    let offset = identification_host & 0x1fff;
-    Ok(Network {
-        headers: Headers {
-            family: Family::V4,
-            src: Addr::v4(src),
-            dst: Addr::v4(dst),
-            src_port: Be16::ZERO,
-            dst_port: Be16::ZERO,
-            protocol: (u32::from_be(ttl_protocol) >> 16) as u8,
-            fragment: fragment_of(offset, more),
-            transport: Transport::Other,
-            l4: start + header_len,
-            total_len,
-            fragment_id: identification_host >> 16,
-        },
-        payload: total_len - header_len,
-    })
+    let identification = u32::from_be(identification);
+    headers.src = Addr::v4(src);
+    headers.dst = Addr::v4(dst);
+    headers.protocol = (u32::from_be(ttl_protocol) >> 16) as u8;
+    headers.fragment = fragment_of(identification & 0x1fff, identification & 0x2000 != 0);
+    headers.fragment_id = identification >> 16;
+    headers.l4 = span.start + header_len;
+    headers.total_len = total_len;
+    Ok(())
 }
 
 #[inline(always)]
-fn parse_v6<P: Packet>(packet: &P, start: u32, available: u32) -> Result<Network, DropReason> {
-    let [first, length_next, s0, s1, s2, s3, d0, d1, d2, d3] = packet.read(start).ok_or(DropReason::Truncated)?;
+fn parse_v6<P: Packet>(packet: &P, span: Span, headers: &mut Headers) -> Result<(), DropReason> {
+    let [first, length_next, s0, s1, s2, s3, d0, d1, d2, d3] = packet.read(span.start).ok_or(DropReason::Truncated)?;
     if u32::from_be(first) >> 28 != 6 {
         return Err(DropReason::Malformed);
     }
     let length_next = u32::from_be(length_next);
-    let total_len = match length_next >> 16 {
-        0 => available,
+    headers.total_len = match length_next >> 16 {
+        0 => span.available,
         len => len + 40,
     };
-    if total_len > available {
+    if headers.total_len > span.available {
         return Err(DropReason::Truncated);
     }
-    let mut headers = Headers {
-        family: Family::V6,
-        src: Addr::v6([s0, s1, s2, s3]),
-        dst: Addr::v6([d0, d1, d2, d3]),
-        src_port: Be16::ZERO,
-        dst_port: Be16::ZERO,
-        protocol: (length_next >> 8) as u8,
-        fragment: Fragment::Whole,
-        transport: Transport::Other,
-        l4: start + 40,
-        total_len,
-        fragment_id: 0,
-    };
+    headers.src = Addr::v6([s0, s1, s2, s3]);
+    headers.dst = Addr::v6([d0, d1, d2, d3]);
+    headers.protocol = (length_next >> 8) as u8;
+    headers.l4 = span.start + 40;
     for _ in 0..MAX_EXTENSIONS {
-        let unit = match headers.protocol {
-            // Hop-by-hop options, routing, destination options.
-            0 | 43 | 60 => 8,
-            // Authentication, whose length counts words and leaves out two.
-            51 => 4,
-            // Fragment.
-            44 => 0,
-            _ => return finish_v6(headers, start),
-        };
-        let [head, id] = packet.read(headers.l4).ok_or(DropReason::Truncated)?;
-        let head = u32::from_be(head);
-        headers.protocol = (head >> 24) as u8;
-        headers.l4 += match unit {
-            0 => 8,
-            4 => ((head >> 16 & 0xff) + 2) * 4,
-            _ => ((head >> 16 & 0xff) + 1) * 8,
-        };
-        if unit == 0 {
-            headers.fragment = fragment_of(head >> 3 & 0x1fff, head & 1 != 0);
-            headers.fragment_id = id;
-            if headers.fragment == Fragment::Later {
-                return finish_v6(headers, start);
-            }
+        if !step_over(packet, headers)? {
+            let within = headers.l4 - span.start <= headers.total_len;
+            return if within { Ok(()) } else { Err(DropReason::Malformed) };
         }
     }
     Err(DropReason::TooManyHeaders)
 }
 
+/// Steps over one IPv6 extension header; false: the transport is reached.
 #[inline(always)]
-fn finish_v6(headers: Headers, start: u32) -> Result<Network, DropReason> {
-    let header_len = headers.l4 - start;
-    if header_len > headers.total_len {
-        return Err(DropReason::Malformed);
+fn step_over<P: Packet>(packet: &P, headers: &mut Headers) -> Result<bool, DropReason> {
+    let kind = headers.protocol;
+    if headers.fragment == Fragment::Later || !matches!(kind, 0 | 43 | 44 | 51 | 60) {
+        return Ok(false);
     }
-    Ok(Network { headers, payload: headers.total_len - header_len })
+    let [head, id] = packet.read(headers.l4).ok_or(DropReason::Truncated)?;
+    let head = u32::from_be(head);
+    let length = (head >> 16) & 0xff;
+    headers.protocol = (head >> 24) as u8;
+    headers.l4 += match kind {
+        // Fragment: a length of its own would be reserved bits.
+        44 => 8,
+        // Authentication: counts words and leaves out two.
+        51 => (length + 2) * 4,
+        // Hop-by-hop options, routing, destination options: count double words and leave out one.
+        _ => (length + 1) * 8,
+    };
+    if kind == 44 {
+        headers.fragment = fragment_of((head >> 3) & 0x1fff, head & 1 != 0);
+        headers.fragment_id = id;
+    }
+    Ok(true)
 }
 
 #[inline(always)]
@@ -265,60 +262,54 @@ fn fragment_of(offset: u32, more: bool) -> Fragment {
 
 #[inline(always)]
 fn split_ports(word: u32) -> (Be16, Be16) {
-    let bytes = word.to_ne_bytes();
-    (
-        Be16::from_wire(u16::from_ne_bytes([bytes[0], bytes[1]])),
-        Be16::from_wire(u16::from_ne_bytes([bytes[2], bytes[3]])),
-    )
+    let [a, b, c, d] = word.to_ne_bytes();
+    (Be16::from_wire(u16::from_ne_bytes([a, b])), Be16::from_wire(u16::from_ne_bytes([c, d])))
 }
 
 /// The word that holds two ports as they lie in a packet.
 #[inline(always)]
 pub fn join_ports(src: Be16, dst: Be16) -> u32 {
-    let (src, dst) = (src.wire().to_ne_bytes(), dst.wire().to_ne_bytes());
-    u32::from_ne_bytes([src[0], src[1], dst[0], dst[1]])
+    let ([a, b], [c, d]) = (src.wire().to_ne_bytes(), dst.wire().to_ne_bytes());
+    u32::from_ne_bytes([a, b, c, d])
 }
 
 #[inline(always)]
-fn parse_transport<P: Packet>(packet: &P, network: Network) -> Result<Headers, DropReason> {
-    let Network { mut headers, payload } = network;
+fn parse_transport<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), DropReason> {
     if headers.fragment == Fragment::Later {
-        return Ok(headers);
+        return Ok(());
     }
     let min = match headers.protocol {
         protocol::TCP => TCP_MIN,
         protocol::UDP => UDP_MIN,
         protocol::SCTP => SCTP_MIN,
         protocol::ICMP | protocol::ICMPV6 => ICMP_MIN,
-        _ => return Ok(headers),
+        _ => return Ok(()),
     };
-    if payload < min {
+    if headers.total_len - headers.l4 < min {
         return Err(DropReason::Truncated);
     }
+    let [first] = packet.read(headers.l4).ok_or(DropReason::Truncated)?;
     match headers.protocol {
+        protocol::ICMP | protocol::ICMPV6 => {
+            let kind = (u32::from_be(first) >> 24) as u8;
+            headers.transport = match (headers.protocol, headers.family) {
+                (protocol::ICMP, Family::V4) if matches!(kind, 3 | 4 | 5 | 11 | 12) => Transport::IcmpError,
+                (protocol::ICMPV6, Family::V6) if kind < 128 => Transport::IcmpError,
+                _ => Transport::Icmp(kind),
+            };
+            return Ok(());
+        }
         protocol::TCP => {
-            let [ports, _, _, flags] = packet.read(headers.l4).ok_or(DropReason::Truncated)?;
-            (headers.src_port, headers.dst_port) = split_ports(ports);
+            let [flags] = packet.read(headers.l4 + 12).ok_or(DropReason::Truncated)?;
             let flags = u32::from_be(flags) >> 16;
             if (flags >> 12) * 4 < TCP_MIN {
                 return Err(DropReason::Malformed);
             }
             headers.transport = Transport::Tcp(flags as u8);
         }
-        protocol::UDP | protocol::SCTP => {
-            let [ports] = packet.read(headers.l4).ok_or(DropReason::Truncated)?;
-            (headers.src_port, headers.dst_port) = split_ports(ports);
-            headers.transport = if headers.protocol == protocol::UDP { Transport::Udp } else { Transport::Sctp };
-        }
-        _ => {
-            let [head] = packet.read(headers.l4).ok_or(DropReason::Truncated)?;
-            let kind = (u32::from_be(head) >> 24) as u8;
-            headers.transport = match (headers.protocol, headers.family) {
-                (protocol::ICMP, Family::V4) if matches!(kind, 3 | 4 | 5 | 11 | 12) => Transport::IcmpError,
-                (protocol::ICMPV6, Family::V6) if kind < 128 => Transport::IcmpError,
-                _ => Transport::Icmp(kind),
-            };
-        }
+        protocol::UDP => headers.transport = Transport::Udp,
+        _ => headers.transport = Transport::Sctp,
     }
-    Ok(headers)
+    (headers.src_port, headers.dst_port) = split_ports(first);
+    Ok(())
 }

@@ -3,21 +3,37 @@
 use super::{
     AccessError, ChecksumOf, Packet,
     checksum::Change,
-    headers::{Fragment, Headers, join_ports, parse_quote},
+    headers::{Fragment, Headers, Transport, join_ports, parse_quote},
     rewrite::{Ends, write_v4_addresses, write_v6_addresses},
 };
-use crate::abi::{DropReason, Family};
+use crate::abi::Family;
 
 /// Bytes of an ICMP error before its quote.
 const ICMP_HEADER: u32 = 8;
 
-/// The headers of the packet that an ICMP error is about.
-///
-/// # Errors
-/// The reason why the quote can't be read.
+/// What an ICMP error quotes, as far as rewriting it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quote {
+    /// Where the quoted transport header begins.
+    l4: u32,
+    /// The quoted ports, as they lie in the packet.
+    ports: u32,
+    /// The error was sent by the end that the quoted packet was for, not by a
+    /// router on the way.
+    from_end: bool,
+}
+
+/// Reads an ICMP error's quote into `inner` ([`Headers::EMPTY`] before). The
+/// error travels as the packets do that answer the quoted one. `None`: it quotes
+/// no packet of a flow.
 #[inline(always)]
-pub fn quoted<P: Packet>(packet: &P, headers: &Headers) -> Result<Headers, DropReason> {
-    parse_quote(packet, headers.family, headers.l4 + ICMP_HEADER)
+pub fn quoted<P: Packet>(packet: &P, headers: &Headers, inner: &mut Headers) -> Option<Quote> {
+    parse_quote(packet, headers.family, headers.l4 + ICMP_HEADER, inner).ok()?;
+    if inner.fragment == Fragment::Later || matches!(inner.transport, Transport::Other) {
+        return None;
+    }
+    let ports = join_ports(inner.src_port, inner.dst_port);
+    Some(Quote { l4: inner.l4, ports, from_end: headers.src == inner.dst })
 }
 
 /// Rewrites an ICMP error so that its receiver sees the packet that it sent.
@@ -29,43 +45,36 @@ pub fn quoted<P: Packet>(packet: &P, headers: &Headers) -> Result<Headers, DropR
 ///
 /// # Errors
 /// As for [`super::rewrite::rewrite`].
-#[inline(always)]
+#[inline(never)]
 pub fn rewrite_error<P: Packet>(
     packet: &mut P,
     headers: &mut Headers,
-    quote: &Headers,
+    quote: Quote,
     ends: &Ends,
 ) -> Result<(), AccessError> {
-    let start = headers.l4 + ICMP_HEADER;
-    let swapped = Ends { src: ends.dst, dst: ends.src, src_port: ends.dst_port, dst_port: ends.src_port };
-    let mut inside = match quote.family {
-        // The quoted header's own checksum takes back what its addresses change.
-        Family::V4 => {
-            write_v4_addresses(packet, start, &swapped)?;
-            Change::NONE
-        }
-        Family::V6 => write_v6_addresses(packet, start, &swapped)?,
-    };
-    if quote.fragment != Fragment::Later {
-        let ports = join_ports(swapped.src_port, swapped.dst_port);
-        inside = inside.word(join_ports(quote.src_port, quote.dst_port), ports);
-        packet.write(quote.l4, [ports])?;
+    if quote.from_end {
+        headers.src = ends.src;
     }
-    let outer = Ends { src: if headers.src == quote.dst { ends.src } else { headers.src }, ..*ends };
-    let checksum_at = headers.l4;
+    headers.dst = ends.dst;
+    let v6 = headers.family == Family::V6;
+    let of = ChecksumOf { pseudo_header: false, zero_is_none: false, v6 };
+    let checksum_at = headers.l4 + 2;
+    let start = headers.l4 + ICMP_HEADER;
+    let ports = join_ports(ends.dst_port, ends.src_port);
+    packet.write(quote.l4, [ports])?;
+    packet.adjust_checksum(checksum_at, Change::NONE.word(quote.ports, ports).sum(), of)?;
     match headers.family {
         Family::V4 => {
-            write_v4_addresses(packet, 0, &outer)?;
+            // The quoted header's own checksum takes back what its addresses change.
+            write_v4_addresses(packet, start, &ends.dst, &ends.src)?;
+            write_v4_addresses(packet, 0, &headers.src, &headers.dst)?;
+            Ok(())
         }
         Family::V6 => {
-            let addresses = write_v6_addresses(packet, 0, &outer)?;
-            let of = ChecksumOf { pseudo_header: true, zero_is_none: false, v6: true };
-            packet.adjust_checksum(checksum_at + 2, addresses.sum(), of)?;
+            let inside = write_v6_addresses(packet, start, &ends.dst, &ends.src)?;
+            packet.adjust_checksum(checksum_at, inside.sum(), of)?;
+            let outside = write_v6_addresses(packet, 0, &headers.src, &headers.dst)?;
+            packet.adjust_checksum(checksum_at, outside.sum(), ChecksumOf { pseudo_header: true, ..of })
         }
     }
-    let of = ChecksumOf { pseudo_header: false, zero_is_none: false, v6: headers.family == Family::V6 };
-    packet.adjust_checksum(checksum_at + 2, inside.sum(), of)?;
-    headers.src = outer.src;
-    headers.dst = outer.dst;
-    Ok(())
 }

@@ -46,7 +46,7 @@ pub fn reject<P: Packet>(packet: &mut P, headers: &Headers) -> Result<Answer, Ac
     }
 }
 
-#[inline(always)]
+#[inline(never)]
 fn reset<P: Packet>(packet: &mut P, headers: &Headers, flags: u8) -> Result<Answer, AccessError> {
     let [_, seq, ack, offset_flags] = packet.read(headers.l4).ok_or(AccessError)?;
     let data_offset = (u32::from_be(offset_flags) >> 28) * 4;
@@ -80,7 +80,7 @@ fn reset<P: Packet>(packet: &mut P, headers: &Headers, flags: u8) -> Result<Answ
     Ok(Answer::Ready)
 }
 
-#[inline(always)]
+#[inline(never)]
 fn unreachable_port<P: Packet>(packet: &mut P, headers: &Headers) -> Result<Answer, AccessError> {
     let quote_words = ((headers.l4 + 8).min(headers.total_len) / 4).min(MAX_QUOTE_WORDS);
     let quote = quote_words * 4;

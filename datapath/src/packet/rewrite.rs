@@ -9,7 +9,7 @@ use super::{
 use crate::abi::{Addr, Be16, Family, protocol};
 
 /// The ends that a packet shall have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ends {
     /// Source address.
     pub src: Addr,
@@ -26,11 +26,11 @@ pub struct Ends {
 /// # Errors
 /// The packet ends early, or could not be made writable. It may be half written
 /// then and must be dropped.
-#[inline(always)]
+#[inline(never)]
 pub fn rewrite<P: Packet>(packet: &mut P, headers: &mut Headers, ends: &Ends) -> Result<(), AccessError> {
     let addresses = match headers.family {
-        Family::V4 => write_v4_addresses(packet, 0, ends)?,
-        Family::V6 => write_v6_addresses(packet, 0, ends)?,
+        Family::V4 => write_v4_addresses(packet, 0, &ends.src, &ends.dst)?,
+        Family::V6 => write_v6_addresses(packet, 0, &ends.src, &ends.dst)?,
     };
     if headers.fragment != Fragment::Later {
         write_transport(packet, headers, ends, addresses)?;
@@ -45,21 +45,30 @@ pub fn rewrite<P: Packet>(packet: &mut P, headers: &mut Headers, ends: &Ends) ->
 /// Writes addresses into the IPv4 header at `start` and mends its checksum.
 /// Returns the change of the addresses alone.
 #[inline(always)]
-pub(super) fn write_v4_addresses<P: Packet>(packet: &mut P, start: u32, ends: &Ends) -> Result<Change, AccessError> {
-    let [ttl_protocol_checksum, src, dst] = packet.read(start + 8).ok_or(AccessError)?;
-    let change = Change::NONE.word(src, ends.src.v4_word()).word(dst, ends.dst.v4_word());
-    let bytes = ttl_protocol_checksum.to_ne_bytes();
-    let sum = checksum::update(u16::from_ne_bytes([bytes[2], bytes[3]]), change.sum()).to_ne_bytes();
-    let head = u32::from_ne_bytes([bytes[0], bytes[1], sum[0], sum[1]]);
-    packet.write(start + 8, [head, ends.src.v4_word(), ends.dst.v4_word()])?;
+pub(super) fn write_v4_addresses<P: Packet>(
+    packet: &mut P,
+    start: u32,
+    src: &Addr,
+    dst: &Addr,
+) -> Result<Change, AccessError> {
+    let [ttl_protocol_checksum, old_src, old_dst] = packet.read(start + 8).ok_or(AccessError)?;
+    let change = Change::NONE.word(old_src, src.v4_word()).word(old_dst, dst.v4_word());
+    let [ttl, protocol, a, b] = ttl_protocol_checksum.to_ne_bytes();
+    let [a, b] = checksum::update(u16::from_ne_bytes([a, b]), change.sum()).to_ne_bytes();
+    packet.write(start + 8, [u32::from_ne_bytes([ttl, protocol, a, b]), src.v4_word(), dst.v4_word()])?;
     Ok(change)
 }
 
 /// Writes addresses into the IPv6 header at `start`. Returns their change.
-#[inline(always)]
-pub(super) fn write_v6_addresses<P: Packet>(packet: &mut P, start: u32, ends: &Ends) -> Result<Change, AccessError> {
+#[inline(never)]
+pub(super) fn write_v6_addresses<P: Packet>(
+    packet: &mut P,
+    start: u32,
+    src: &Addr,
+    dst: &Addr,
+) -> Result<Change, AccessError> {
     let from: [u32; 8] = packet.read(start + 8).ok_or(AccessError)?;
-    let (s, d) = (ends.src.0, ends.dst.0);
+    let (s, d) = (src.0, dst.0);
     let to = [s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3]];
     packet.write(start + 8, to)?;
     Ok(Change::NONE.words(from, to))
