@@ -109,7 +109,7 @@ fn pod_value(pod: &Attachment) -> PodValue {
     let held = if pod.held { PodValue::HELD } else { 0 };
     PodValue {
         ifindex: pod.host_ifindex,
-        flags: PodValue::HAS_MAC | held,
+        flags: held,
         nat_protocols: 0,
         mac: pod.pod_mac.0,
         pad: [0; 2],
