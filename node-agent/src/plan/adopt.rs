@@ -96,12 +96,42 @@ impl ServicePlan {
         for port in self.ports.values_mut() {
             port.slots.sort_by_key(Slot::place);
         }
+        self.adopted.extend(self.ports.keys());
         self.dirty_ports.extend(self.ports.keys());
+    }
+
+    /// Gives each adopted service port's record to the service port that holds one of
+    /// its frontends now. Not sooner: while Services are still coming, who holds a
+    /// frontend may change.
+    pub(super) fn match_adopted(&mut self) {
+        let adopted = std::mem::take(&mut self.adopted);
+        for id in &adopted {
+            let Some(left) = self.ports.get(id) else { continue };
+            let mut holders = left.named_by.iter().filter_map(|key| self.frontends.get(key)?.held_for());
+            if let Some(heir) = holders.find(|holder| *holder != 0 && !adopted.contains(holder)) {
+                self.bequeath(*id, heir);
+            }
+        }
+    }
+
+    /// The service port `heir` goes by the id `from` and has all that stands there.
+    fn bequeath(&mut self, from: u32, heir: u32) {
+        let Some(mut port) = self.ports.remove(&heir) else { return };
+        let Some(left) = self.ports.remove(&from) else { return };
+        port.inherit(left);
+        for frontend in &port.frontends {
+            if let Some(frontend) = self.frontends.get_mut(&frontend.key) {
+                frontend.rename(heir, from);
+            }
+        }
+        if let Some(service) = port.claimant.as_ref().and_then(|c| self.services.get_mut(&c.key)) {
+            service.ports.iter_mut().filter(|id| **id == heir).for_each(|id| *id = from);
+        }
+        self.dirty_ports.remove(&heir);
+        self.ports.insert(from, port);
     }
 }
 
 fn adopted_port(ports: &mut HashMap<u32, Port>, id: u32) -> &mut Port {
-    let port = ports.entry(id).or_insert_with(|| Port::new(id));
-    port.adopted = true;
-    port
+    ports.entry(id).or_insert_with(|| Port::new(id))
 }
