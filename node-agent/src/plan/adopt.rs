@@ -1,9 +1,9 @@
 //! What stands in the tables already, from an agent that ran before, becomes the
 //! record that the plan goes on from.
 //!
-//! Invariant: nothing that a frontend names is given to anybody else, however the
-//! earlier agent ended; ids stay with the service ports and endpoints that have
-//! them. What can't be right is written anew or cleared, never trusted.
+//! Invariant: ids stay with the service ports and endpoints that have them, and
+//! nothing that a frontend names is given to anybody else, after whichever write the
+//! earlier agent ended. What no agent can have written is written anew or cleared.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -42,7 +42,9 @@ impl Snapshot {
 
 impl ServicePlan {
     /// Takes over the tables as they stand. To be called once, on a new plan, before
-    /// any Service is set; the first [`apply`](Self::apply) then removes what none wants.
+    /// any Service is set and after waiting for readers (of what the earlier agent set
+    /// aside nothing is known); the first [`apply`](Self::apply) then removes what no
+    /// Service wants.
     pub fn adopt(&mut self, snapshot: Snapshot) {
         let Snapshot { frontends, backends, blocks } = snapshot;
         let services = frontends.iter().map(|(_, v)| v.service).chain(backends.iter().map(|(_, b)| b.service));

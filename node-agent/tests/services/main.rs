@@ -1,6 +1,7 @@
 //! Services from objects to tables: categorisation, compilation and the plan, all
 //! in memory.
 
+mod adopt;
 mod categorize;
 mod claims;
 mod cluster;

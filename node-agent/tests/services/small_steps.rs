@@ -110,6 +110,16 @@ fn an_endpoint_that_is_not_selected_any_more_stays_alive() {
 }
 
 #[test]
+fn a_backend_keeps_its_flags_until_nobody_relies_on_them() {
+    let here = Endpoint { node: node().name, ..leaving("10.0.0.1", true) };
+    check(
+        web(vec![endpoint("10.0.0.1"), endpoint("10.0.0.2")]),
+        web(vec![here, endpoint("10.0.0.2")]),
+        &["backend 10.0.0.1 0b1111", "block of 1", "set 172.30.0.1:80", "backend 10.0.0.1 0b1001"],
+    );
+}
+
+#[test]
 fn the_last_endpoint_goes() {
     check(web(vec![endpoint("10.0.0.1")]), web(vec![]), &["set 172.30.0.1:80", "backend 10.0.0.1 0b0000"]);
 }

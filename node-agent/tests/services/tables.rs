@@ -32,6 +32,8 @@ pub struct MemoryTables {
     pub fault_rate: u64,
     /// After so many writes the writer is dead: nothing has an effect any more.
     pub dies_after: Option<usize>,
+    /// Something in the tables is wrong from the start, so readers have nothing to rely on.
+    pub corrupt: bool,
     random: u64,
     /// What programs that still run may have looked up.
     held: BTreeMap<FrontendKey, Vec<FrontendValue>>,
@@ -64,6 +66,7 @@ impl MemoryTables {
             waits: 0,
             fault_rate: 0,
             dies_after: None,
+            corrupt: false,
             random: 0x9e37_79b9_7f4a_7c15,
             held: BTreeMap::new(),
             seen: BTreeMap::new(),
@@ -100,8 +103,9 @@ impl MemoryTables {
     pub fn snapshot(&self) -> Snapshot {
         let frontends = self.frontends.iter().map(|(k, v)| (*k, *v)).collect();
         let backends = (0..).zip(&self.backends).filter(|(_, b)| **b != Backend::default());
-        let read =
-            |block: BlockRef| Some(self.blocks.get(block.base as usize..(block.base + block.len) as usize)?.to_vec());
+        let read = |block: BlockRef| {
+            Some(self.blocks.get(block.base as usize..block.base as usize + block.len as usize)?.to_vec())
+        };
         Snapshot::new(frontends, backends.map(|(id, b)| (id, *b)).collect(), read)
     }
 
@@ -155,6 +159,9 @@ impl MemoryTables {
 
     /// What a reader relies on, of every frontend.
     fn check(&self) {
+        if self.corrupt {
+            return;
+        }
         for (key, value) in &self.frontends {
             let whole = *key == FrontendKey::whole_address(key.addr);
             assert_eq!(value.service == 0, whole, "{key:?}");
@@ -184,14 +191,15 @@ impl ServiceTables for MemoryTables {
         let mut read = self.held_blocks().flat_map(|b| &self.blocks[b.base as usize..(b.base + b.len) as usize]);
         let held = read.any(|held| *held == id);
         drop(read);
-        if held {
+        if held && !self.corrupt {
             let there = Backend { flags: 0, ..self.backends[id as usize] };
             assert_eq!(Backend { flags: 0, ..*backend }, there, "a reader may still go by backend {id}");
         }
         let before = self.backends[id as usize];
         let same = (before.service, before.addr, before.port) == (backend.service, backend.addr, backend.port);
         let is_new = before.generation < backend.generation;
-        assert!(is_new || (same && before.generation == backend.generation), "{before:?} became {backend:?}");
+        let is_same = same && before.generation == backend.generation;
+        assert!(is_new || is_same || self.corrupt, "{before:?} became {backend:?}");
         self.write(|tables| {
             tables.backends[id as usize] = *backend;
             Ok(())
@@ -202,7 +210,7 @@ impl ServiceTables for MemoryTables {
         let range = base as usize..base as usize + ids.len();
         for block in self.held_blocks().filter(|block| block.len > 0) {
             let clear = block.base + block.len <= base || block.base as usize >= range.end;
-            assert!(clear, "a reader may still be in {block:?}");
+            assert!(clear || self.corrupt, "a reader may still be in {block:?}");
         }
         self.write(|tables| {
             tables.blocks[range].copy_from_slice(ids);
