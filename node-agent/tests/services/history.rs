@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use node_agent::{
     compile::{CompiledService, NodeContext, service as compile},
     model::objects::{Endpoint, EndpointSlice, ObjectKey, Protocol, Service, TrafficPolicy},
-    plan::{Capacities, ServicePlan},
+    plan::{Capacities, ServicePlan, ServiceTables},
 };
 use proptest::prelude::*;
 
@@ -125,7 +125,6 @@ impl World {
     }
 
     fn restart(&mut self) {
-        use node_agent::plan::ServiceTables;
         self.tables.wait_for_readers().expect("no fault");
         self.plan = ServicePlan::new(self.capacities);
         self.plan.adopt(self.tables.snapshot());
