@@ -3,9 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs::File,
     io::Cursor,
-    os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{Arc, Mutex},
@@ -13,7 +11,6 @@ use std::{
 };
 
 use ipnetwork::IpNetwork;
-use nix::sched::{CloneFlags, unshare};
 use node_agent::{
     api::{
         protocol::{Request, Response, StatusReport},
@@ -33,36 +30,7 @@ use node_agent::{
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-/// A network namespace that lives as long as this; its path can be opened by
-/// anyone in this process.
-pub struct Namespace {
-    file: File,
-    pub path: PathBuf,
-}
-
-impl Namespace {
-    pub fn new() -> Self {
-        let make = || {
-            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace can be made");
-            File::open("/proc/thread-self/ns/net").unwrap()
-        };
-        let file = thread::spawn(make).join().unwrap();
-        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into();
-        Self { file, path }
-    }
-
-    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        assert!(self.file.metadata().is_ok());
-        Netns::open(&self.path).unwrap().run(work).unwrap()
-    }
-
-    pub fn netlink<T: Send>(&self, work: impl AsyncFnOnce(Netlink) -> Result<T, NetlinkError> + Send) -> T {
-        self.run(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async { work(Netlink::open().unwrap()).await.unwrap() })
-        })
-    }
-}
+use crate::namespace::Namespace;
 
 /// The node's part of a pod's network without programs: routes and neighbours.
 struct RoutedPods {

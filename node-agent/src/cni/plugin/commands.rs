@@ -82,7 +82,7 @@ fn connect(
             netns_cookie: interface.pod.cookie()?,
             held: false,
         };
-        ask_patiently(agent, &CniRequest::Attach(attachment.clone()))?;
+        ask_patiently(agent, &CniRequest::Attach(Box::new(attachment.clone())))?;
         Ok(attachment)
     };
     let outcome = attach();

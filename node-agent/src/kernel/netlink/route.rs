@@ -54,7 +54,12 @@ impl fmt::Display for Route {
 impl Route {
     /// A route straight to one address.
     pub fn to_host(ip: IpAddr, ifindex: u32) -> Self {
-        Self { destination: IpNetwork::from(ip), ifindex, gateway: None, source: None }
+        Self::to_network(IpNetwork::from(ip), ifindex)
+    }
+
+    /// A route straight to a network.
+    pub fn to_network(destination: IpNetwork, ifindex: u32) -> Self {
+        Self { destination, ifindex, gateway: None, source: None }
     }
 
     /// A default route of the gateway's family.
