@@ -348,7 +348,6 @@ impl Agent {
             service_changes: changes.services,
             endpoint_changes: changes.endpoints,
             failed_writes: outcome.failed as u64,
-            fill: self.fill(),
         });
     }
 
@@ -476,6 +475,7 @@ impl Agent {
             problems: self.problems.iter().len() + self.model.problems().len() + self.services.problems().len(),
             services: self.model.services().len(),
             pods: self.pods(),
+            fill: self.fill(),
         });
     }
 }
