@@ -107,8 +107,13 @@ impl Server {
                     let _ = datagrams.send_to(&request[..length], client);
                 }
             }
-            Some(Source::Stream(stream)) if !answer(stream) => self.sources[slot] = None,
-            Some(Source::Stream(_)) | None => {}
+            Some(Source::Stream(stream)) => {
+                let goes_on = answer(stream);
+                if !goes_on {
+                    self.sources[slot] = None;
+                }
+            }
+            None => {}
         }
         Ok(true)
     }
