@@ -54,8 +54,9 @@ pub struct BlockRef {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct FrontendValue {
-    /// The service port's id: never 0, shared by all frontends of one port of
-    /// one Service and family, and by no other.
+    /// The service port's id: shared by all frontends of one port of one Service
+    /// and family, and by no other. 0 only in the entry for a whole address,
+    /// which has no backends.
     pub service: u32,
     /// Bits below.
     pub flags: u32,

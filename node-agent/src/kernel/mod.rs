@@ -1,1 +1,23 @@
-//! To be written.
+//! The only place that touches the kernel: eBPF programs and tables, their pins
+//! and attachments, network devices, namespaces, settings.
+//!
+//! Invariant: whatever outlives the agent can be recognised as ours by the next
+//! one; each module says how. It must not know Kubernetes, nor decide anything.
+
+mod mapped;
+mod plain;
+mod readers;
+mod sys;
+
+pub mod bpffs;
+pub mod cgroup;
+pub mod links;
+pub mod map;
+pub mod netlink;
+pub mod netns;
+pub mod node_tables;
+pub mod pod_tables;
+pub mod programs;
+pub mod service_tables;
+pub mod sysctl;
+pub mod table_stats;

@@ -28,6 +28,20 @@ pub struct ChangeBatch {
     pub problems: Vec<Problem>,
 }
 
+impl ChangeBatch {
+    /// Whether it says nothing at all.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.versions.is_empty() && self.problems.is_empty()
+    }
+
+    /// Puts what `later` says behind what this batch says.
+    pub fn append(&mut self, later: Self) {
+        self.changes.extend(later.changes);
+        self.versions.extend(later.versions);
+        self.problems.extend(later.problems);
+    }
+}
+
 /// Something that the source could not use, though it went on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {

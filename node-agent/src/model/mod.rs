@@ -1,4 +1,13 @@
 //! What the cluster says now.
+//!
+//! Invariant: pure data and indexes. Nothing here does I/O or knows which source
+//! speaks; the same objects in any order, split or repeated in any way, give the
+//! same model.
 
 pub mod change;
+mod cluster;
+mod dirty;
 pub mod objects;
+
+pub use cluster::Model;
+pub use dirty::Dirty;

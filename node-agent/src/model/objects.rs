@@ -23,6 +23,28 @@ pub enum Kind {
     ServiceCidr,
 }
 
+impl Kind {
+    /// Every kind. The agent is in sync once each of them has been listed.
+    pub const ALL: [Self; 5] = [Self::Service, Self::EndpointSlice, Self::Pod, Self::Node, Self::ServiceCidr];
+
+    /// The name as it stands in a manifest's `kind`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Pod => "Pod",
+            Self::Node => "Node",
+            Self::ServiceCidr => "ServiceCIDR",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// An object's namespace (empty for cluster-scoped kinds) and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
@@ -45,19 +67,19 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// Any object.
+/// Any object, shared: the model and a source that must remember what it said hold one copy.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Object {
     /// A Service.
-    Service(Service),
+    Service(Arc<Service>),
     /// An EndpointSlice.
-    EndpointSlice(EndpointSlice),
+    EndpointSlice(Arc<EndpointSlice>),
     /// A Pod.
-    Pod(Pod),
+    Pod(Arc<Pod>),
     /// A Node.
-    Node(Node),
+    Node(Arc<Node>),
     /// A ServiceCIDR.
-    ServiceCidr(ServiceCidr),
+    ServiceCidr(Arc<ServiceCidr>),
 }
 
 impl Object {
@@ -83,6 +105,18 @@ impl Object {
         }
     }
 }
+
+macro_rules! object_from {
+    ($($kind:ident),*) => {$(
+        impl From<$kind> for Object {
+            fn from(object: $kind) -> Self {
+                Self::$kind(Arc::new(object))
+            }
+        }
+    )*};
+}
+
+object_from!(Service, EndpointSlice, Pod, Node, ServiceCidr);
 
 /// A transport protocol that a Service port can have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -210,8 +244,7 @@ pub struct EndpointPort {
 pub struct Endpoint {
     /// Its address.
     pub address: IpAddr,
-    /// `conditions`, defaults applied: ready if nil; serving as ready if nil;
-    /// not terminating if nil.
+    /// `conditions`, nil read as kube-proxy does: ready, serving, not terminating.
     pub ready: bool,
     /// Serving, though it may be terminating.
     pub serving: bool,

@@ -1,0 +1,181 @@
+//! The directory on bpffs in which everything of ours is pinned.
+//!
+//! ```text
+//! <bpffs>/maps-<layout hash>/<TABLE>   tables, one directory a layout
+//! <bpffs>/links/<hook>                 attachments
+//! ```
+//!
+//! A restarted agent knows its pins by their place, its tables' layout by their
+//! directory's name, and a bpffs that it mounted itself by the mount's source,
+//! `fairlead`. This module must not know what the pinned objects do.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use datapath::abi::layout_hash;
+use nix::{
+    mount::{MsFlags, mount, umount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+
+/// The source that a bpffs mounted by us shows in `/proc/self/mountinfo`.
+const MOUNT_SOURCE: &str = "fairlead";
+const DEFAULT_MOUNT: &str = "/sys/fs/bpf";
+const MAPS_PREFIX: &str = "maps-";
+
+/// Why the pin directory can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BpffsError {
+    /// Mounting was refused.
+    #[error("cannot mount bpffs at {path}: {source}; it needs CAP_SYS_ADMIN and a kernel with CONFIG_BPF_SYSCALL")]
+    Mount {
+        /// The mount point.
+        path: PathBuf,
+        /// What the kernel said.
+        source: nix::Error,
+    },
+    /// A directory or pin could not be made, read or removed.
+    #[error("cannot {verb} {path}: {source}")]
+    Access {
+        /// What was tried.
+        verb: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+fn access(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BpffsError {
+    move |source| BpffsError::Access { verb, path: path.to_owned(), source }
+}
+
+/// The pin directory.
+#[derive(Clone, Debug)]
+pub struct Bpffs {
+    root: PathBuf,
+}
+
+impl Bpffs {
+    /// The directory at `root`, made and mounted if need be.
+    pub fn prepare(root: &Path) -> Result<Self, BpffsError> {
+        if !on_bpffs(root) {
+            let point = if root.starts_with(DEFAULT_MOUNT) { Path::new(DEFAULT_MOUNT) } else { root };
+            fs::create_dir_all(point).map_err(access("make the directory", point))?;
+            mount(Some(MOUNT_SOURCE), point, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
+                .map_err(|source| BpffsError::Mount { path: point.to_owned(), source })?;
+        }
+        let bpffs = Self { root: root.to_owned() };
+        for dir in [bpffs.maps(), bpffs.links()] {
+            fs::create_dir_all(&dir).map_err(access("make the directory", &dir))?;
+        }
+        Ok(bpffs)
+    }
+
+    /// The directory at `root` if it is there.
+    pub fn existing(root: &Path) -> Option<Self> {
+        (root.is_dir() && on_bpffs(root)).then(|| Self { root: root.to_owned() })
+    }
+
+    /// Where tables of this binary's layout are pinned.
+    pub fn maps(&self) -> PathBuf {
+        self.root.join(format!("{MAPS_PREFIX}{:016x}", layout_hash()))
+    }
+
+    /// Where links are pinned.
+    pub fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// Directories of tables of other layouts, left by another version.
+    pub fn foreign_maps(&self) -> Result<Vec<PathBuf>, BpffsError> {
+        let ours = self.maps();
+        let listed = entries(&self.root)?;
+        Ok(listed.into_iter().filter(|path| is_maps_dir(path) && *path != ours).collect())
+    }
+
+    /// Removes a directory of pinned tables. Programs that still use the tables keep them alive.
+    pub fn remove_maps(&self, dir: &Path) -> Result<(), BpffsError> {
+        for pin in entries(dir)? {
+            fs::remove_file(&pin).map_err(access("remove", &pin))?;
+        }
+        fs::remove_dir(dir).map_err(access("remove", dir))
+    }
+
+    /// Removes everything below, the directory itself if nothing else is in it, and
+    /// the mount if it is ours and empty. Says what was removed.
+    pub fn remove(self) -> Result<Vec<PathBuf>, BpffsError> {
+        let mut removed = Vec::new();
+        for dir in entries(&self.root)? {
+            if is_maps_dir(&dir) || dir == self.links() {
+                self.remove_maps(&dir)?;
+                removed.push(dir);
+            }
+        }
+        let mounts = own_mounts();
+        if !entries(&self.root)?.is_empty() {
+            return Ok(removed);
+        }
+        if !mounts.contains(&self.root) && self.root != Path::new(DEFAULT_MOUNT) && fs::remove_dir(&self.root).is_ok() {
+            removed.push(self.root.clone());
+        }
+        for point in mounts {
+            if self.root.starts_with(&point) && entries(&point)?.is_empty() {
+                umount(&point).map_err(|errno| BpffsError::Access {
+                    verb: "unmount",
+                    path: point.clone(),
+                    source: errno.into(),
+                })?;
+                removed.push(point);
+            }
+        }
+        Ok(removed)
+    }
+}
+
+fn is_maps_dir(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(MAPS_PREFIX))
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, BpffsError> {
+    let listing = fs::read_dir(dir).map_err(access("list", dir))?;
+    listing.map(|entry| Ok(entry.map_err(access("list", dir))?.path())).collect()
+}
+
+/// Whether the path, or what is there of it, lies on a bpffs.
+fn on_bpffs(path: &Path) -> bool {
+    let there = path.ancestors().find(|ancestor| ancestor.exists());
+    there.and_then(|there| statfs(there).ok()).is_some_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
+}
+
+fn own_mounts() -> Vec<PathBuf> {
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    parse_own_mounts(&mountinfo)
+}
+
+/// Mount points of type bpf whose source is ours; proc(5) describes the fields.
+fn parse_own_mounts(mountinfo: &str) -> Vec<PathBuf> {
+    let ours = |line: &str| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let mut filesystem = filesystem.split(' ');
+        let is_ours = filesystem.next() == Some("bpf") && filesystem.next() == Some(MOUNT_SOURCE);
+        is_ours.then(|| mount.split(' ').nth(4).map(|point| PathBuf::from(point.replace("\\040", " "))))?
+    };
+    mountinfo.lines().filter_map(ours).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_bpffs_that_we_mounted_is_ours() {
+        let mountinfo = "\
+36 25 0:31 / /sys/fs/bpf rw,nosuid shared:9 - bpf bpf rw,mode=700
+81 25 0:52 / /tmp/a\\040b rw - bpf fairlead rw,mode=700
+82 25 0:53 / /tmp/c rw - tmpfs fairlead rw";
+        assert_eq!(parse_own_mounts(mountinfo), [PathBuf::from("/tmp/a b")]);
+    }
+}

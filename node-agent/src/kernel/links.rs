@@ -1,0 +1,219 @@
+//! Attachments: each a link that is pinned, so that it outlives the agent.
+//!
+//! A restarted agent knows an attachment as its own by the pin's name, which
+//! says the hook, and by the target that the kernel has for it: an interface's
+//! index or a cgroup's id. Another target, or none, means that the pin is stale.
+//!
+//! Invariant: a program is put in another's place by updating the link; there is
+//! no moment without one. This module must not know what the programs do.
+
+use std::{
+    fmt, fs, io,
+    os::fd::{AsFd, BorrowedFd},
+    path::{Path, PathBuf},
+};
+
+use aya_obj::generated::bpf_attach_type;
+
+use super::{
+    cgroup::Cgroup,
+    programs::Program,
+    sys::{self, LinkTarget, TcxSide},
+};
+
+/// Why an attachment could not be made or removed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {verb} {hook}: {source}")]
+pub struct LinkError {
+    verb: &'static str,
+    hook: String,
+    source: io::Error,
+}
+
+impl LinkError {
+    /// The interface isn't there any more.
+    pub fn is_gone(&self) -> bool {
+        matches!(self.source.raw_os_error(), Some(libc::ENODEV | libc::ENOLINK))
+    }
+}
+
+fn error(verb: &'static str, hook: impl fmt::Display) -> impl FnOnce(io::Error) -> LinkError {
+    let hook = hook.to_string();
+    move |source| LinkError { verb, hook, source }
+}
+
+/// A place where a program can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hook {
+    /// A system call of the cgroup's processes, named as the program for it.
+    Socket(Program),
+    /// Packets that an interface receives.
+    Ingress(u32),
+    /// Packets that an interface sends.
+    Egress(u32),
+}
+
+/// The pin's name. Interfaces by index: bpffs takes no dots, which their names may have.
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(program) => write!(f, "cgroup-{}", program.name()),
+            Self::Ingress(ifindex) => write!(f, "tcx-{ifindex}-ingress"),
+            Self::Egress(ifindex) => write!(f, "tcx-{ifindex}-egress"),
+        }
+    }
+}
+
+impl Hook {
+    fn parse(pin: &str) -> Option<Self> {
+        if let Some(name) = pin.strip_prefix("cgroup-") {
+            return Program::SOCKET.into_iter().find(|program| program.name() == name).map(Self::Socket);
+        }
+        let (ifindex, side) = pin.strip_prefix("tcx-")?.split_once('-')?;
+        let ifindex = ifindex.parse().ok()?;
+        match side {
+            "ingress" => Some(Self::Ingress(ifindex)),
+            "egress" => Some(Self::Egress(ifindex)),
+            _ => None,
+        }
+    }
+
+    /// The interface, if it is one's.
+    pub fn ifindex(self) -> Option<u32> {
+        match self {
+            Self::Socket(_) => None,
+            Self::Ingress(ifindex) | Self::Egress(ifindex) => Some(ifindex),
+        }
+    }
+
+    fn target(self, cgroup: Option<&Cgroup>) -> Option<LinkTarget> {
+        match self {
+            Self::Socket(_) => cgroup.map(|cgroup| LinkTarget::Cgroup { id: cgroup.id() }),
+            Self::Ingress(ifindex) | Self::Egress(ifindex) => Some(LinkTarget::Tcx { ifindex }),
+        }
+    }
+}
+
+/// The attachments pinned in one directory.
+#[derive(Debug)]
+pub struct Links {
+    dir: PathBuf,
+    cgroup: Option<Cgroup>,
+}
+
+impl Links {
+    /// Those pinned in `dir`; socket hooks are attached to `cgroup`.
+    pub fn new(dir: PathBuf, cgroup: Option<Cgroup>) -> Self {
+        Self { dir, cgroup }
+    }
+
+    /// Sees to it that `program` is at the hook, in the place of whatever program of ours was there.
+    pub fn attach(&self, hook: Hook, program: BorrowedFd<'_>) -> Result<(), LinkError> {
+        let pin = self.pin(hook);
+        if let Ok(link) = sys::open_pin(&pin) {
+            let target = sys::link_target(link.as_fd()).map_err(error("inspect", hook))?;
+            if Some(target) == hook.target(self.cgroup.as_ref()) {
+                return sys::link_update(link.as_fd(), program).map_err(error("replace the program at", hook));
+            }
+            // A cgroup or interface that we no longer use; if it is still there our program must leave it.
+            let _ = sys::link_detach(link.as_fd());
+            fs::remove_file(&pin).map_err(error("remove the stale pin of", hook))?;
+        }
+        let link = match hook {
+            Hook::Socket(socket) => {
+                let cgroup = self.cgroup.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT));
+                cgroup.and_then(|cgroup| sys::link_cgroup(program, cgroup.fd(), attach_type(socket)))
+            }
+            Hook::Ingress(ifindex) => sys::link_tcx(program, ifindex, TcxSide::Ingress),
+            Hook::Egress(ifindex) => sys::link_tcx(program, ifindex, TcxSide::Egress),
+        };
+        let link = link.map_err(error("attach to", hook))?;
+        sys::pin(link.as_fd(), &pin).map_err(error("pin the link of", hook))
+    }
+
+    /// Takes our program off a hook; nothing happens if there is none.
+    pub fn detach(&self, hook: Hook) -> Result<(), LinkError> {
+        remove(&self.pin(hook)).map_err(error("detach from", hook))
+    }
+
+    /// Every hook that has a pin.
+    pub fn pinned(&self) -> Result<Vec<Hook>, LinkError> {
+        let listing = fs::read_dir(&self.dir).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let listing = listing.map_err(error("list", self.dir.display()))?;
+        let mut hooks: Vec<_> = listing.iter().filter_map(|e| Hook::parse(e.file_name().to_str()?)).collect();
+        hooks.sort_unstable();
+        Ok(hooks)
+    }
+
+    /// Hooks at which a program of ours really is.
+    pub fn attached(&self) -> Result<Vec<Hook>, LinkError> {
+        let is_live = |hook: &Hook| match sys::open_pin(&self.pin(*hook)).and_then(|l| sys::link_target(l.as_fd())) {
+            Ok(LinkTarget::Tcx { ifindex }) => ifindex != 0,
+            Ok(LinkTarget::Cgroup { id }) => id != 0,
+            _ => false,
+        };
+        Ok(self.pinned()?.into_iter().filter(is_live).collect())
+    }
+
+    /// Detaches all but what is to be kept, among it pins whose interface is gone.
+    pub fn prune(&self, keep: impl Fn(Hook) -> bool) -> Result<Vec<Hook>, LinkError> {
+        let mut pruned = self.pinned()?;
+        pruned.retain(|hook| !keep(*hook));
+        for hook in &pruned {
+            self.detach(*hook)?;
+        }
+        Ok(pruned)
+    }
+
+    fn pin(&self, hook: Hook) -> PathBuf {
+        self.dir.join(hook.to_string())
+    }
+}
+
+/// Detaches and unpins; whoever else holds the link's descriptor can't keep the program there.
+fn remove(pin: &Path) -> io::Result<()> {
+    match sys::open_pin(pin) {
+        Ok(link) => {
+            // Fails only if the target is gone, and then there is nothing to detach from.
+            let _ = sys::link_detach(link.as_fd());
+            fs::remove_file(pin)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn attach_type(socket: Program) -> bpf_attach_type {
+    use bpf_attach_type::*;
+    match socket {
+        Program::Connect4 => BPF_CGROUP_INET4_CONNECT,
+        Program::Connect6 => BPF_CGROUP_INET6_CONNECT,
+        Program::Sendmsg4 => BPF_CGROUP_UDP4_SENDMSG,
+        Program::Sendmsg6 => BPF_CGROUP_UDP6_SENDMSG,
+        Program::Recvmsg4 => BPF_CGROUP_UDP4_RECVMSG,
+        Program::Recvmsg6 => BPF_CGROUP_UDP6_RECVMSG,
+        Program::Getpeername4 => BPF_CGROUP_INET4_GETPEERNAME,
+        Program::Getpeername6 => BPF_CGROUP_INET6_GETPEERNAME,
+        Program::FromPod => BPF_TCX_INGRESS,
+        Program::FromHeldPod => BPF_TCX_INGRESS,
+        Program::ToPod => BPF_TCX_EGRESS,
+        Program::FromHost => BPF_TCX_EGRESS,
+        Program::FromNetwork => BPF_TCX_INGRESS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hook_is_known_by_its_pin() {
+        let sockets = Program::SOCKET.map(Hook::Socket);
+        for hook in sockets.into_iter().chain([Hook::Ingress(7), Hook::Egress(u32::MAX)]) {
+            assert_eq!(Hook::parse(&hook.to_string()), Some(hook));
+        }
+        for foreign in ["", "cgroup-", "cgroup-from_pod", "tcx-", "tcx-7", "tcx-x-ingress", "tcx-7-both"] {
+            assert_eq!(Hook::parse(foreign), None, "{foreign}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The tables of the node itself: its configuration and its networks.
+//!
+//! This module must not know where either comes from.
+
+use std::{collections::BTreeMap, path::Path};
+
+use datapath::abi::{Addr, NetworkKey, NetworkValue, NodeConfig};
+use ipnetwork::IpNetwork;
+
+use super::map::{MapError, Table};
+
+/// NODE_CONFIG and NETWORKS.
+#[derive(Debug)]
+pub struct NodeTables {
+    config: Table<u32, NodeConfig>,
+    networks: Table<NetworkKey, NetworkValue>,
+}
+
+impl NodeTables {
+    /// Opens the tables pinned in `dir`.
+    pub fn open(dir: &Path) -> Result<Self, MapError> {
+        Ok(Self { config: Table::open(dir, "NODE_CONFIG")?, networks: Table::open(dir, "NETWORKS")? })
+    }
+
+    /// What the programs know of the node; all zero until it has been set.
+    pub fn config(&self) -> Result<NodeConfig, MapError> {
+        Ok(self.config.get(&0)?.unwrap_or_default())
+    }
+
+    /// Tells the programs of the node.
+    pub fn set_config(&self, config: &NodeConfig) -> Result<(), MapError> {
+        self.config.set(&0, config)
+    }
+
+    /// Makes the table say exactly this of networks.
+    pub fn set_networks(&self, wanted: &BTreeMap<IpNetwork, NetworkValue>) -> Result<(), MapError> {
+        let wanted: Vec<_> = wanted.iter().map(|(network, value)| (network_key(network), *value)).collect();
+        let present = self.networks.entries()?;
+        for (key, value) in &wanted {
+            if !present.contains(&(*key, *value)) {
+                self.networks.set(key, value)?;
+            }
+        }
+        for (key, _) in &present {
+            if !wanted.iter().any(|(other, _)| other == key) {
+                self.networks.remove(key)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn network_key(network: &IpNetwork) -> NetworkKey {
+    let (addr, v4_bits) = match network {
+        IpNetwork::V4(_) => (Addr::from(network.network()), 96),
+        IpNetwork::V6(_) => (Addr::from(network.network()), 0),
+    };
+    NetworkKey { prefix_len: u32::from(network.prefix()) + v4_bits, addr }
+}

@@ -1,0 +1,200 @@
+//! The eBPF programs: embedded at build time, loaded over the pinned tables.
+//!
+//! Invariant: a program that is loaded uses the tables in the directory that was
+//! given, and no others. This module must not know where programs are attached.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use aya::{EbpfError, EbpfLoader, programs::ProgramError};
+use datapath::abi::LAYOUT;
+
+use super::{
+    map::{CheckedMap, MapError},
+    sys::{self, TcxSide},
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("FAIRLEAD_EBPF_OBJECT"));
+
+/// Why the programs can't be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// We may not load programs.
+    #[error(
+        "the kernel does not let this process load eBPF programs: run it as root, or with CAP_BPF, CAP_PERFMON, \
+         CAP_NET_ADMIN and CAP_SYS_ADMIN"
+    )]
+    Permission,
+    /// The object as a whole was refused.
+    #[error("cannot load the eBPF object: {0}")]
+    Object(#[source] Box<EbpfError>),
+    /// A program was refused.
+    #[error("the kernel refuses eBPF program {name}: {source}; this kernel is {kernel}, {NEEDED} is needed")]
+    Program {
+        /// The program's name.
+        name: &'static str,
+        /// What the verifier said.
+        source: Box<ProgramError>,
+        /// `uname -r`.
+        kernel: String,
+    },
+    /// The object was built from other sources than the agent.
+    #[error("the embedded eBPF object has no program {0}; run `cargo xtask build`")]
+    Missing(&'static str),
+    /// The kernel can't attach to interfaces as we need it.
+    #[error("this kernel ({0}) has no tcx; {NEEDED} built with CONFIG_NET_XGRESS is needed")]
+    NoTcx(String),
+    /// A pinned table is not what it should be.
+    #[error(transparent)]
+    Table(#[from] MapError),
+}
+
+const NEEDED: &str = "Linux 6.6 or newer";
+
+/// Each program of the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the names are the kernel's names of the hooks")]
+pub enum Program {
+    Connect4,
+    Connect6,
+    Sendmsg4,
+    Sendmsg6,
+    Recvmsg4,
+    Recvmsg6,
+    Getpeername4,
+    Getpeername6,
+    /// What leaves a pod.
+    FromPod,
+    /// The same while the pod is held.
+    FromHeldPod,
+    /// What enters a pod.
+    ToPod,
+    /// The node's own packets for Services.
+    FromHost,
+    /// What comes in by an uplink.
+    FromNetwork,
+}
+
+impl Program {
+    /// The programs of socket hooks.
+    pub const SOCKET: [Self; 8] = [
+        Self::Connect4,
+        Self::Connect6,
+        Self::Sendmsg4,
+        Self::Sendmsg6,
+        Self::Recvmsg4,
+        Self::Recvmsg6,
+        Self::Getpeername4,
+        Self::Getpeername6,
+    ];
+
+    /// The programs of interfaces.
+    pub const TC: [Self; 5] = [Self::FromPod, Self::FromHeldPod, Self::ToPod, Self::FromHost, Self::FromNetwork];
+
+    /// Its name in the object.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect4 => "connect4",
+            Self::Connect6 => "connect6",
+            Self::Sendmsg4 => "sendmsg4",
+            Self::Sendmsg6 => "sendmsg6",
+            Self::Recvmsg4 => "recvmsg4",
+            Self::Recvmsg6 => "recvmsg6",
+            Self::Getpeername4 => "getpeername4",
+            Self::Getpeername6 => "getpeername6",
+            Self::FromPod => "from_pod",
+            Self::FromHeldPod => "from_held_pod",
+            Self::ToPod => "to_pod",
+            Self::FromHost => "from_host",
+            Self::FromNetwork => "from_network",
+        }
+    }
+}
+
+/// Loaded programs.
+#[derive(Debug)]
+pub struct Programs {
+    fds: BTreeMap<Program, OwnedFd>,
+}
+
+impl Programs {
+    /// Loads the programs for interfaces, and those for sockets if they're wanted, over
+    /// the tables pinned in `maps`; tables that aren't there are made.
+    pub fn load(maps: &Path, socket_hooks: bool) -> Result<Self, LoadError> {
+        for layout in LAYOUT {
+            // aya takes whatever is pinned under the name.
+            if maps.join(layout.name).exists() {
+                CheckedMap::open(maps, layout.name)?;
+            }
+        }
+        let mut loader = EbpfLoader::new();
+        // The object has no relocations against the kernel's types.
+        loader.btf(None);
+        for layout in LAYOUT {
+            loader.map_pin_path(layout.name, maps.join(layout.name));
+        }
+        let mut object = loader.load(OBJECT).map_err(|error| match denied(&error) {
+            true => LoadError::Permission,
+            false => LoadError::Object(Box::new(error)),
+        })?;
+        let mut fds = BTreeMap::new();
+        let socket = Program::SOCKET.iter().filter(|_| socket_hooks);
+        for &name in Program::TC.iter().chain(socket) {
+            let program = object.program_mut(name.name()).ok_or(LoadError::Missing(name.name()))?;
+            fds.insert(name, load(program).map_err(|source| refused(name, source))?);
+        }
+        let programs = Self { fds };
+        programs.probe_tcx()?;
+        Ok(programs)
+    }
+
+    /// A program's descriptor.
+    ///
+    /// # Panics
+    /// If it is a socket hook's and those weren't loaded.
+    pub fn fd(&self, program: Program) -> BorrowedFd<'_> {
+        self.fds[&program].as_fd()
+    }
+
+    /// An interface that can't be there is refused with ENODEV by a kernel that has tcx (6.6,
+    /// commit e420bed02507) and with EINVAL by others.
+    fn probe_tcx(&self) -> Result<(), LoadError> {
+        match sys::link_tcx(self.fd(Program::FromPod), i32::MAX as u32, TcxSide::Ingress) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(LoadError::NoTcx(kernel_release())),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn load(program: &mut aya::programs::Program) -> Result<OwnedFd, ProgramError> {
+    use aya::programs::Program as Aya;
+    match program {
+        Aya::SchedClassifier(program) => program.load()?,
+        Aya::CgroupSockAddr(program) => program.load()?,
+        _ => return Err(ProgramError::UnexpectedProgramType),
+    }
+    program.fd()?.as_fd().try_clone_to_owned().map_err(ProgramError::IOError)
+}
+
+fn refused(name: Program, source: ProgramError) -> LoadError {
+    if denied(&source) {
+        return LoadError::Permission;
+    }
+    LoadError::Program { name: name.name(), source: Box::new(source), kernel: kernel_release() }
+}
+
+/// Whether the kernel said EPERM somewhere down the chain of causes.
+fn denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut io = causes.filter_map(|error| error.downcast_ref::<io::Error>());
+    io.any(|error| error.raw_os_error() == Some(libc::EPERM))
+}
+
+/// `uname -r`.
+pub fn kernel_release() -> String {
+    nix::sys::utsname::uname().map_or_else(|_| "unknown".into(), |name| name.release().to_string_lossy().into_owned())
+}

@@ -1,0 +1,76 @@
+//! The services' tables in the kernel, as the plan writes them.
+//!
+//! Invariant: a frontend that is set is seen by no program before the backends
+//! and blocks that were written earlier. This module must not know what a
+//! Service is.
+
+use std::{io, path::Path};
+
+use datapath::abi::{Backend, FrontendKey, FrontendValue};
+
+use super::{
+    map::{MapError, Table},
+    mapped::MappedArray,
+    readers::Readers,
+};
+use crate::plan::ServiceTables;
+
+/// Frontends, blocks and backends in pinned maps.
+pub struct KernelServiceTables {
+    frontends: Table<FrontendKey, FrontendValue>,
+    blocks: MappedArray<u32>,
+    backends: MappedArray<Backend>,
+    readers: Readers,
+}
+
+/// Why the services' tables could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceTableError {
+    /// A table refused.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// There is no way to tell when readers are gone, so nothing can be freed.
+    #[error("cannot wait for running eBPF programs: {0}")]
+    Readers(#[source] io::Error),
+}
+
+impl KernelServiceTables {
+    /// Opens the tables pinned in `dir`.
+    pub fn open(dir: &Path) -> Result<Self, ServiceTableError> {
+        Ok(Self {
+            frontends: Table::open(dir, "FRONTENDS")?,
+            blocks: MappedArray::open(dir, "BLOCKS")?,
+            backends: MappedArray::open(dir, "BACKENDS")?,
+            readers: Readers::new().map_err(ServiceTableError::Readers)?,
+        })
+    }
+}
+
+impl ServiceTables for KernelServiceTables {
+    type Error = ServiceTableError;
+
+    fn write_backend(&mut self, id: u32, backend: &Backend) -> Result<(), ServiceTableError> {
+        Ok(self.backends.set(id, backend)?)
+    }
+
+    fn write_block(&mut self, base: u32, ids: &[u32]) -> Result<(), ServiceTableError> {
+        for (index, id) in (base..).zip(ids) {
+            self.blocks.set(index, id)?;
+        }
+        Ok(())
+    }
+
+    fn set_frontend(&mut self, key: &FrontendKey, value: &FrontendValue) -> Result<(), ServiceTableError> {
+        self.blocks.publish();
+        Ok(self.frontends.set(key, value)?)
+    }
+
+    fn delete_frontend(&mut self, key: &FrontendKey) -> Result<(), ServiceTableError> {
+        self.frontends.remove(key)?;
+        Ok(())
+    }
+
+    fn wait_for_readers(&mut self) -> Result<(), ServiceTableError> {
+        self.readers.wait().map_err(ServiceTableError::Readers)
+    }
+}

@@ -1,0 +1,69 @@
+//! What can be counted in the tables: how full they are, and drops by reason.
+//!
+//! Reading takes milliseconds for large tables; a clone may do it on another
+//! thread. This module must not know who asks.
+
+use std::path::Path;
+
+use datapath::abi::{DropReason, LAYOUT};
+
+use super::{
+    map::{CheckedMap, MapError},
+    sys,
+};
+
+/// How full a table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableFill {
+    /// Its name.
+    pub name: &'static str,
+    /// Entries in it.
+    pub entries: u64,
+    /// Entries that it can hold.
+    pub capacity: u64,
+}
+
+/// Tables that are hashes, whose entries are counted by walking them; the others'
+/// writer knows what is in use.
+const HASHES: [&str; 6] = ["PODS", "POD_NETNS", "AFFINITY", "FLOWS", "FRAGMENTS", "SOCKET_PEERS"];
+
+/// Reads counts.
+#[derive(Clone, Debug)]
+pub struct TableStats {
+    hashes: Vec<CheckedMap>,
+    drops: CheckedMap,
+    cpus: usize,
+}
+
+impl TableStats {
+    /// Opens the tables pinned in `dir`.
+    pub fn open(dir: &Path) -> Result<Self, MapError> {
+        let drops = CheckedMap::open(dir, "DROPS")?;
+        let cpus = aya::util::nr_cpus().map_err(|(_, source)| drops.error("size a read of")(source))?;
+        let hashes = HASHES.iter().map(|name| CheckedMap::open(dir, name)).collect::<Result<_, _>>()?;
+        Ok(Self { hashes, drops, cpus })
+    }
+
+    /// How full each hash is.
+    pub fn fill(&self) -> Result<Vec<TableFill>, MapError> {
+        let fill = |map: &CheckedMap| {
+            let layout = map.layout();
+            Ok(TableFill { name: layout.name, entries: map.count()?, capacity: u64::from(layout.entries) })
+        };
+        self.hashes.iter().map(fill).collect()
+    }
+
+    /// How many packets were dropped for each reason, on all CPUs since the tables were made.
+    pub fn drops(&self) -> Result<Vec<(DropReason, u64)>, MapError> {
+        let count = |reason: &DropReason| {
+            let per_cpu = sys::map_lookup_per_cpu(self.drops.fd(), *reason as u32, self.cpus);
+            Ok((*reason, per_cpu.map_err(self.drops.error("read"))?.iter().sum()))
+        };
+        DropReason::ALL.iter().map(count).collect()
+    }
+}
+
+/// How many entries a table of the layout can hold.
+pub fn capacity(name: &str) -> u64 {
+    LAYOUT.iter().find(|layout| layout.name == name).map_or(0, |layout| u64::from(layout.entries))
+}

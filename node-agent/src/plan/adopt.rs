@@ -1,0 +1,107 @@
+//! What stands in the tables already, from an agent that ran before, becomes the
+//! record that the plan goes on from.
+//!
+//! Invariant: nothing that a frontend names is given to anybody else, however the
+//! earlier agent ended; ids stay with the service ports and endpoints that have
+//! them. What can't be right is written anew or cleared, never trusted.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use datapath::abi::{Backend, BlockRef, FrontendKey, FrontendValue};
+
+use super::{
+    port::{Block, Port, Slot},
+    services::ServicePlan,
+};
+
+/// The services' tables at one moment, with nobody writing to them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// All frontends.
+    pub frontends: Vec<(FrontendKey, FrontendValue)>,
+    /// All backends that were ever written, free ones too: their generation counts.
+    pub backends: Vec<(u32, Backend)>,
+    /// The ids in each block that a frontend names.
+    pub blocks: BTreeMap<(u32, u32), Vec<u32>>,
+}
+
+impl Snapshot {
+    /// A snapshot from the tables' entries; `read` gives the ids in a block, or
+    /// `None` if the block doesn't lie within the table.
+    pub fn new(
+        frontends: Vec<(FrontendKey, FrontendValue)>,
+        backends: Vec<(u32, Backend)>,
+        mut read: impl FnMut(BlockRef) -> Option<Vec<u32>>,
+    ) -> Self {
+        let named = frontends.iter().flat_map(|(_, value)| [value.internal, value.external]);
+        let named: HashSet<BlockRef> = named.filter(|block| block.len > 0).collect();
+        let blocks = named.into_iter().filter_map(|block| Some(((block.base, block.len), read(block)?))).collect();
+        Self { frontends, backends, blocks }
+    }
+}
+
+impl ServicePlan {
+    /// Takes over the tables as they stand. To be called once, on a new plan, before
+    /// any Service is set; the first [`apply`](Self::apply) then removes what none wants.
+    pub fn adopt(&mut self, snapshot: Snapshot) {
+        let Snapshot { frontends, backends, blocks } = snapshot;
+        let services = frontends.iter().map(|(_, v)| v.service).chain(backends.iter().map(|(_, b)| b.service));
+        self.last_service = services.max().unwrap_or(0);
+
+        for (key, value) in frontends {
+            self.present += 1;
+            self.dirty_keys.insert(key);
+            let frontend = self.frontends.entry(key).or_default();
+            frontend.value = Some(value);
+            if value.service == 0 {
+                continue;
+            }
+            let port = adopted_port(&mut self.ports, value.service);
+            port.named_by.push(key);
+            for at in [value.internal, value.external] {
+                if at.len == 0 || port.blocks.iter().any(|b| b.at == at) {
+                    continue;
+                }
+                match blocks.get(&(at.base, at.len)) {
+                    Some(ids) if self.room.ranges.claim(at) => {
+                        port.blocks.push(Block { at, ids: ids.as_slice().into() });
+                    }
+                    // Not a block that a plan of ours wrote: the entry must be written anew.
+                    _ => frontend.tried.push(value.service),
+                }
+            }
+        }
+
+        let named: HashSet<u32> = blocks.into_values().flatten().collect();
+        let in_use = |backend: &Backend| backend.flags != 0;
+        self.room.ids.adopt(backends.iter().map(|(id, backend)| (*id, backend.generation, in_use(backend))));
+        let mut taken = HashMap::new();
+        let mut strays = vec![];
+        let mut live: Vec<_> = backends.iter().filter(|(id, b)| in_use(b) && self.room.ids.is_valid(*id)).collect();
+        // Of two for one endpoint, that in use is kept.
+        live.sort_by_key(|(id, _)| (!named.contains(id), *id));
+        for (id, backend) in live {
+            let place = (backend.service, backend.addr, backend.port);
+            if backend.service == 0 || taken.insert(place, *id).is_some() {
+                strays.push((*id, *backend));
+            } else {
+                let port = adopted_port(&mut self.ports, backend.service);
+                port.slots.push(Slot::adopted(*id, backend));
+            }
+        }
+        for (id, backend) in strays {
+            let service = self.new_service_id();
+            adopted_port(&mut self.ports, service).slots.push(Slot::adopted(id, &backend));
+        }
+        for port in self.ports.values_mut() {
+            port.slots.sort_by_key(Slot::place);
+        }
+        self.dirty_ports.extend(self.ports.keys());
+    }
+}
+
+fn adopted_port(ports: &mut HashMap<u32, Port>, id: u32) -> &mut Port {
+    let port = ports.entry(id).or_insert_with(|| Port::new(id));
+    port.adopted = true;
+    port
+}

@@ -1,0 +1,308 @@
+//! One service port: what it wants, and what stands in the tables for it.
+//!
+//! Invariant: a backend keeps its id and a block its content for as long as any
+//! frontend may name them. It must not know other service ports, nor who claims
+//! its frontends.
+
+use std::sync::Arc;
+
+use datapath::abi::{Addr, Backend, Be16, BlockRef, Family, FrontendKey, FrontendValue};
+
+use super::{frontend::Claimant, op::Op, room::Room};
+use crate::compile::{CompiledEndpoint, CompiledFrontend, CompiledPort, EndpointSet};
+
+/// An endpoint that is wanted, or was and may still be named.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub addr: Addr,
+    pub port: Be16,
+    /// The backend's flags as they should be; 0: no longer wanted.
+    want: u16,
+    /// The flags as last written.
+    pub written: u16,
+    /// No write failed since, so they are as written.
+    pub sure: bool,
+    cluster: bool,
+    local: bool,
+    /// The backend's id, 0: it has none.
+    pub id: u32,
+}
+
+impl Slot {
+    /// The backend as an earlier plan left it; wanted by nobody yet.
+    pub fn adopted(id: u32, backend: &Backend) -> Self {
+        let Backend { addr, port, flags, .. } = *backend;
+        Self { addr, port, want: 0, written: flags, sure: true, cluster: false, local: false, id }
+    }
+
+    pub fn place(&self) -> (Addr, u16) {
+        (self.addr, self.port.get())
+    }
+
+    fn is_in(&self, set: EndpointSet) -> bool {
+        match set {
+            EndpointSet::Cluster => self.cluster,
+            EndpointSet::Local => self.local,
+        }
+    }
+
+    fn write(&self, service: u32, flags: u16, room: &Room) -> Op {
+        let generation = room.ids.generation(self.id);
+        let backend = Backend { addr: self.addr, port: self.port, flags, service, generation, pad: 0 };
+        Op::WriteBackend { id: self.id, backend }
+    }
+}
+
+/// A block of the port's backends.
+#[derive(Debug)]
+pub(super) struct Block {
+    pub at: BlockRef,
+    pub ids: Arc<[u32]>,
+}
+
+/// One port of one Service in one address family.
+#[derive(Debug)]
+pub(super) struct Port {
+    /// [`FrontendValue::service`].
+    pub id: u32,
+    /// Whose it is; `None`: nobody's any more.
+    pub claimant: Option<Arc<Claimant>>,
+    /// Found in the tables and not claimed since.
+    pub adopted: bool,
+    /// How many frontends it holds; with none its endpoints need no backends.
+    pub held: u32,
+    /// [`CompiledPort::identity`].
+    pub identity: (Family, u8, u16),
+    pub frontends: Vec<CompiledFrontend>,
+    usable: bool,
+    affinity_seconds: u32,
+    /// Sorted by address and port.
+    pub slots: Vec<Slot>,
+    /// The blocks that frontends name or may name.
+    pub blocks: Vec<Block>,
+    /// The blocks that they should name: for the Cluster set, for the Local set.
+    current: [BlockRef; 2],
+    /// Frontends whose entries may name this port.
+    pub named_by: Vec<FrontendKey>,
+    /// A write failed in this round.
+    pub failed: bool,
+    /// How many endpoints had no room.
+    pub left_out: usize,
+}
+
+impl Port {
+    pub fn new(id: u32) -> Self {
+        Self {
+            id,
+            claimant: None,
+            adopted: false,
+            held: 0,
+            identity: (Family::V4, 0, 0),
+            frontends: vec![],
+            usable: false,
+            affinity_seconds: 0,
+            slots: vec![],
+            blocks: vec![],
+            current: [BlockRef::default(); 2],
+            named_by: vec![],
+            failed: false,
+            left_out: 0,
+        }
+    }
+
+    /// Wants what is given from now on; whether that is anything new.
+    pub fn want(&mut self, compiled: CompiledPort) -> bool {
+        debug_assert!(compiled.endpoints.is_sorted_by_key(|e| (e.addr, e.port.get())));
+        let header = (compiled.usable, compiled.affinity_seconds);
+        let mut changed = self.frontends != compiled.frontends || (self.usable, self.affinity_seconds) != header;
+        self.identity = compiled.identity();
+        (self.usable, self.affinity_seconds) = header;
+        self.frontends = compiled.frontends;
+
+        let mut slots = Vec::with_capacity(compiled.endpoints.len());
+        let mut old = std::mem::take(&mut self.slots).into_iter().peekable();
+        let mut drop_slot = |mut slot: Slot, slots: &mut Vec<Slot>| {
+            changed |= slot.want != 0;
+            slot.want = 0;
+            if slot.id != 0 {
+                slots.push(slot);
+            }
+        };
+        let mut added = false;
+        for endpoint in &compiled.endpoints {
+            let place = (endpoint.addr, endpoint.port.get());
+            while let Some(slot) = old.next_if(|s| s.place() < place) {
+                drop_slot(slot, &mut slots);
+            }
+            let mut slot = old.next_if(|s| s.place() == place).unwrap_or(Slot {
+                addr: endpoint.addr,
+                port: endpoint.port,
+                want: 0,
+                written: 0,
+                sure: false,
+                cluster: false,
+                local: false,
+                id: 0,
+            });
+            let want = flags(endpoint, &self.frontends);
+            added |= (slot.want, slot.cluster, slot.local) != (want, endpoint.cluster, endpoint.local);
+            (slot.want, slot.cluster, slot.local) = (want, endpoint.cluster, endpoint.local);
+            slots.push(slot);
+        }
+        old.for_each(|slot| drop_slot(slot, &mut slots));
+        self.slots = slots;
+        changed | added
+    }
+
+    /// Nobody's any more: it wants nothing.
+    pub fn abandon(&mut self) {
+        self.claimant = None;
+        self.frontends.clear();
+        self.slots.iter_mut().for_each(|slot| slot.want = 0);
+    }
+
+    /// What a frontend of this port should hold.
+    pub fn value(&self, frontend: &CompiledFrontend) -> FrontendValue {
+        let drops = |set, flag| if self.usable && self.is_empty(set) { flag } else { 0 };
+        FrontendValue {
+            service: self.id,
+            flags: drops(frontend.internal, FrontendValue::DROP_INTERNAL)
+                | drops(frontend.external, FrontendValue::DROP_EXTERNAL),
+            internal: self.current[frontend.internal as usize],
+            external: self.current[frontend.external as usize],
+            affinity_seconds: self.affinity_seconds,
+            pad: 0,
+        }
+    }
+
+    /// Whether nothing is left that would need this record.
+    pub fn is_gone(&self) -> bool {
+        self.claimant.is_none() && self.slots.is_empty() && self.blocks.is_empty() && self.named_by.is_empty()
+    }
+
+    /// Gives backends and blocks to what is wanted, and says what to write before
+    /// any frontend names them. A backend that is already named only gains flags.
+    pub fn prepare(&mut self, room: &mut Room, ops: &mut Vec<Op>) {
+        self.failed = false;
+        self.left_out = 0;
+        for i in 0..self.slots.len() {
+            let want = self.target(&self.slots[i]);
+            let slot = &mut self.slots[i];
+            if want == 0 {
+                continue;
+            }
+            if slot.id == 0 {
+                match room.ids.allocate() {
+                    Some(id) => (slot.id, slot.written, slot.sure) = (id, 0, false),
+                    None => {
+                        self.left_out += 1;
+                        continue;
+                    }
+                }
+            }
+            if !slot.sure || slot.written | want != slot.written {
+                ops.push(slot.write(self.id, slot.written | want, room));
+            }
+        }
+        for set in [EndpointSet::Cluster, EndpointSet::Local] {
+            let used = self.held > 0 && self.frontends.iter().any(|f| f.internal == set || f.external == set);
+            self.current[set as usize] = if used { self.block(set, room, ops) } else { BlockRef::default() };
+        }
+    }
+
+    /// Says what to write once no frontend names what is no longer wanted, and sets
+    /// the blocks aside.
+    pub fn retire(&mut self, room: &mut Room, ops: &mut Vec<Op>) {
+        for slot in self.slots.iter().filter(|s| s.id != 0) {
+            let want = self.target(slot);
+            if want == 0 || slot.written != want || !slot.sure {
+                ops.push(slot.write(self.id, want, room));
+            }
+        }
+        self.blocks.retain(|block| {
+            let keep = self.current.contains(&block.at);
+            if !keep {
+                room.set_aside_block(block.at);
+            }
+            keep
+        });
+    }
+
+    /// A backend was written, or may have been.
+    pub fn wrote_backend(&mut self, id: u32, backend: &Backend, done: bool, room: &mut Room) {
+        let place = (backend.addr, backend.port.get());
+        let Ok(index) = self.slots.binary_search_by_key(&place, Slot::place) else { return };
+        let slot = &mut self.slots[index];
+        slot.sure = done;
+        self.failed |= !done;
+        if done {
+            slot.written = backend.flags;
+            if backend.flags == 0 {
+                room.set_aside_id(id);
+                slot.id = 0;
+            }
+        }
+    }
+
+    /// A block was written, or may have been; if not, nobody named it yet.
+    pub fn wrote_block(&mut self, base: u32, done: bool, room: &mut Room) {
+        self.failed |= !done;
+        if !done && let Some(index) = self.blocks.iter().position(|b| b.at.base == base) {
+            room.ranges.release(self.blocks.swap_remove(index).at);
+        }
+    }
+
+    /// Forgets endpoints that are neither wanted nor in the tables.
+    pub fn sweep(&mut self) {
+        self.slots.retain(|slot| slot.want != 0 || slot.id != 0);
+    }
+
+    /// The flags that the slot's backend should have in the end, 0: none should be.
+    fn target(&self, slot: &Slot) -> u16 {
+        if self.held > 0 { slot.want } else { 0 }
+    }
+
+    fn is_empty(&self, set: EndpointSet) -> bool {
+        !self.slots.iter().any(|slot| slot.want != 0 && slot.is_in(set))
+    }
+
+    /// The block with a set's backends: one that is there, or a new one. Where the
+    /// table has no room for all, as many as fit.
+    fn block(&mut self, set: EndpointSet, room: &mut Room, ops: &mut Vec<Op>) -> BlockRef {
+        let members = self.slots.iter().filter(|s| s.want != 0 && s.id != 0 && s.is_in(set));
+        let ids: Vec<u32> = members.map(|s| s.id).collect();
+        let mut fitting = ids.len();
+        while fitting > 0 {
+            // What is there already may hold a part of the ids, if more didn't fit before.
+            let there = self.blocks.iter().filter(|b| b.ids.len() >= fitting && ids.starts_with(&b.ids));
+            if let Some(block) = there.max_by_key(|b| b.ids.len()) {
+                self.left_out = self.left_out.max(ids.len() - block.ids.len());
+                return block.at;
+            }
+            if let Some(at) = room.ranges.allocate(fitting as u32) {
+                self.left_out = self.left_out.max(ids.len() - fitting);
+                let ids: Arc<[u32]> = ids[..fitting].into();
+                ops.push(Op::WriteBlock { service: self.id, base: at.base, ids: ids.clone() });
+                self.blocks.push(Block { at, ids });
+                return at;
+            }
+            fitting /= 2;
+        }
+        self.left_out = self.left_out.max(ids.len());
+        BlockRef::default()
+    }
+}
+
+fn flags(endpoint: &CompiledEndpoint, frontends: &[CompiledFrontend]) -> u16 {
+    let mut flags = Backend::ALIVE;
+    if frontends.iter().any(|f| endpoint.is_in(f.internal)) {
+        flags |= Backend::IN_INTERNAL;
+    }
+    if frontends.iter().any(|f| endpoint.is_in(f.external)) {
+        flags |= Backend::IN_EXTERNAL;
+    }
+    if endpoint.on_node {
+        flags |= Backend::LOCAL;
+    }
+    flags
+}

@@ -1,0 +1,100 @@
+//! The room in the services' tables: what is free, what is taken, and what is
+//! waiting for its last readers to leave.
+
+use datapath::abi::{BlockRef, capacity};
+
+use super::{ids::BackendIds, op::ServiceTables, ranges::Ranges};
+
+/// How many entries the tables hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacities {
+    /// Frontends.
+    pub frontends: u32,
+    /// Backends, of which id 0 is never used.
+    pub backends: u32,
+    /// Backend ids in blocks.
+    pub blocks: u32,
+}
+
+impl Default for Capacities {
+    /// Those of the tables as they are compiled into the programs.
+    fn default() -> Self {
+        Self { frontends: capacity::FRONTENDS, backends: capacity::BACKENDS, blocks: capacity::BLOCKS }
+    }
+}
+
+/// How many entries of the tables are taken, what waits for its readers included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Frontends.
+    pub frontends: u32,
+    /// Backends.
+    pub backends: u32,
+    /// Backend ids in blocks.
+    pub blocks: u32,
+}
+
+/// Waiting for readers takes milliseconds in which no change gets through, so it
+/// is put off until this share of a table waits for it.
+const WAITING_SHARE: u32 = 64;
+
+/// Ids and blocks, with those set aside until nobody can read them any more.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub ids: BackendIds,
+    pub ranges: Ranges,
+    waiting_ids: Vec<u32>,
+    waiting_blocks: Vec<BlockRef>,
+    waiting_entries: u32,
+    capacities: Capacities,
+}
+
+impl Room {
+    pub fn new(capacities: Capacities) -> Self {
+        Self {
+            ids: BackendIds::new(capacities.backends),
+            ranges: Ranges::new(capacities.blocks),
+            waiting_ids: vec![],
+            waiting_blocks: vec![],
+            waiting_entries: 0,
+            capacities,
+        }
+    }
+
+    /// No frontend names the backend any more, but a reader may.
+    pub fn set_aside_id(&mut self, id: u32) {
+        self.waiting_ids.push(id);
+    }
+
+    /// No frontend names the block any more, but a reader may.
+    pub fn set_aside_block(&mut self, block: BlockRef) {
+        self.waiting_blocks.push(block);
+        self.waiting_entries += block.len;
+    }
+
+    /// Whether something was set aside.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting_ids.is_empty() || !self.waiting_blocks.is_empty()
+    }
+
+    /// Whether so much was set aside that it's time to wait for the readers.
+    pub fn is_pressing(&self) -> bool {
+        self.waiting_ids.len() as u32 > self.capacities.backends / WAITING_SHARE
+            || self.waiting_entries > self.capacities.blocks / WAITING_SHARE
+    }
+
+    /// Waits for the readers and frees what was set aside. On an error it stays so.
+    pub fn reclaim<T: ServiceTables>(&mut self, tables: &mut T) -> Result<(), T::Error> {
+        if self.is_waiting() {
+            tables.wait_for_readers()?;
+        }
+        self.waiting_ids.drain(..).for_each(|id| self.ids.release(id));
+        self.waiting_blocks.drain(..).for_each(|block| self.ranges.release(block));
+        self.waiting_entries = 0;
+        Ok(())
+    }
+
+    pub fn capacities(&self) -> Capacities {
+        self.capacities
+    }
+}

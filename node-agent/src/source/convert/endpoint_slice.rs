@@ -1,0 +1,92 @@
+//! `discovery.k8s.io/v1` EndpointSlice.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::discovery::v1 as api;
+
+use super::{Findings, Trim, is_foreign, label, shared};
+use crate::model::objects::{Endpoint, EndpointPort, EndpointSlice, Kind, Object, ObjectKey};
+
+const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+impl Trim for api::EndpointSlice {
+    const BECOMES: Kind = Kind::EndpointSlice;
+    const NAMESPACED: bool = true;
+
+    fn trim(self, key: ObjectKey, findings: &mut Findings) -> Option<Object> {
+        if is_foreign(&self.metadata) {
+            return None;
+        }
+        let ipv6 = match self.address_type.as_str() {
+            "IPv4" => false,
+            "IPv6" => true,
+            // For DNS; no proxy can use it.
+            "FQDN" => return None,
+            other => {
+                findings.add("addressType", format_args!("{other:?} is none of IPv4, IPv6 and FQDN, the object is left out"));
+                return None;
+            }
+        };
+        Some(
+            EndpointSlice {
+                service: shared(label(&self.metadata, LABEL_SERVICE_NAME)),
+                ipv6,
+                ports: ports(self.ports.as_deref().unwrap_or_default(), findings),
+                endpoints: self
+                    .endpoints
+                    .iter()
+                    .flatten()
+                    .enumerate()
+                    .filter_map(|(index, from)| endpoint(index, from, ipv6, findings))
+                    .collect(),
+                key,
+            }
+            .into(),
+        )
+    }
+}
+
+fn ports(ports: &[api::EndpointPort], findings: &mut Findings) -> Vec<EndpointPort> {
+    let mut kept = Vec::with_capacity(ports.len());
+    for (index, port) in ports.iter().enumerate() {
+        // "All ports", which kube-proxy passes over too.
+        let Some(number) = port.port else { continue };
+        let protocol = findings.protocol(format_args!("ports[{index}].protocol"), port.protocol.as_deref());
+        let number = findings.port(format_args!("ports[{index}].port"), number);
+        if let (Some(protocol), Some(port_number)) = (protocol, number) {
+            kept.push(EndpointPort { name: shared(port.name.as_deref()), protocol, port: port_number });
+        }
+    }
+    kept
+}
+
+fn endpoint(index: usize, from: &api::Endpoint, ipv6: bool, findings: &mut Findings) -> Option<Endpoint> {
+    let Some(text) = from.addresses.first() else {
+        findings.add(format_args!("endpoints[{index}].addresses"), "is empty, the endpoint is left out");
+        return None;
+    };
+    let field = format!("endpoints[{index}].addresses[0]");
+    let address = findings.ip(&field, text)?;
+    if address.is_ipv6() != ipv6 {
+        findings.add(&field, format_args!("{text:?} is not of the slice's addressType, left out"));
+        return None;
+    }
+    let conditions = from.conditions.as_ref();
+    let hints = from.hints.as_ref();
+    Some(Endpoint {
+        address,
+        ready: conditions.and_then(|conditions| conditions.ready).unwrap_or(true),
+        serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(true),
+        terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
+        node: shared(from.node_name.as_deref()),
+        zone_hints: sorted(hints.and_then(|hints| hints.for_zones.as_ref()).into_iter().flatten().map(|zone| &zone.name)),
+        node_hints: sorted(hints.and_then(|hints| hints.for_nodes.as_ref()).into_iter().flatten().map(|node| &node.name)),
+    })
+}
+
+fn sorted<'a>(names: impl Iterator<Item = &'a String>) -> Box<[Arc<str>]> {
+    let mut names: Vec<Arc<str>> = names.map(|name| name.as_str().into()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.into()
+}

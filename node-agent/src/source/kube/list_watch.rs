@@ -1,0 +1,327 @@
+//! One kind's objects: list all, then watch, and list again when the watch lost track.
+//!
+//! It stands on kube's requests, its event stream and its back-off, not on
+//! `kube::runtime::watcher`, for that one hides what the agent has to tell: the
+//! resourceVersions of lists and bookmarks (`fairlead status` says which are in
+//! force), and that a watch works again although nothing has changed. It also holds
+//! a page of untrimmed objects, and dials again at once when a server ends each
+//! watch immediately.
+//!
+//! Invariant: what has been said so far, taken together, is what the server had at
+//! the last version said. No label selector is used, though kube-proxy uses one: a
+//! foreign object dropped here still moves the version on, dropped by the server it
+//! wouldn't, and who waits for it in `status` would wait for the next bookmark.
+
+use std::{collections::BTreeSet, marker::PhantomData, mem, time::Duration};
+
+use futures::StreamExt;
+use kube::{
+    Client, Error,
+    api::{ListParams, ObjectList, WatchEvent, WatchParams},
+    core::Request,
+    runtime::{utils::Backoff, watcher::DefaultBackoff},
+};
+use serde::{Deserialize, Deserializer};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+use tracing::{debug, info, warn};
+
+use super::chain;
+use crate::{
+    model::{
+        change::{Change, ChangeBatch, Problem},
+        objects::{Kind, ObjectKey},
+    },
+    source::convert::{Interner, Trim, Trimmed, trim},
+};
+
+/// Objects per page, as client-go has it.
+const PAGE: u32 = 500;
+/// How long one page, or the answer to a watch request, may take.
+const ANSWER: Duration = Duration::from_secs(60);
+/// For how long the server shall keep a watch open, and how long after that a
+/// connection on which nothing came counts as dead.
+const WATCH_SECONDS: u32 = 290;
+const WATCH_IDLE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 5);
+/// A watch, or a list's version, that lasted no longer than this is a failure.
+const SHORT: Duration = Duration::from_secs(1);
+/// How often to look whether a kind that the server doesn't know has come.
+const UNKNOWN_KIND: Duration = Duration::from_secs(60);
+
+/// Whoever the changes were for is gone.
+struct Closed;
+
+/// Why a watch ended.
+enum Ended {
+    /// Too old a version: list again.
+    Gone,
+    /// The server or the connection ended it, something having come or not.
+    Closed { progress: bool },
+    /// It failed.
+    Failed(String),
+}
+
+/// One kind's list and watch.
+pub(super) struct ListWatch<K> {
+    client: Client,
+    sender: mpsc::Sender<ChangeBatch>,
+    interner: Interner,
+    backoff: DefaultBackoff,
+    /// Whether the server may not know the kind; there are no objects of it then.
+    may_be_unknown: bool,
+    failing: bool,
+    /// Subjects of objects that something is wrong with now.
+    bad: BTreeSet<String>,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K: Trim> ListWatch<K> {
+    /// Of all namespaces.
+    pub(super) fn new(client: Client, sender: mpsc::Sender<ChangeBatch>) -> Self {
+        Self {
+            client,
+            sender,
+            interner: Interner::default(),
+            backoff: DefaultBackoff::default(),
+            may_be_unknown: false,
+            failing: false,
+            bad: BTreeSet::new(),
+            kind: PhantomData,
+        }
+    }
+
+    /// An API server that doesn't know the kind (404) has no objects of it.
+    pub(super) fn may_be_unknown(self) -> Self {
+        Self { may_be_unknown: true, ..self }
+    }
+
+    /// Runs until nobody listens.
+    pub(super) async fn run(mut self) {
+        // Both failures are the same: the receiver is gone.
+        let Err(Closed) = self.run_until_closed().await;
+    }
+
+    async fn run_until_closed(&mut self) -> Result<std::convert::Infallible, Closed> {
+        loop {
+            match self.list().await {
+                Ok((batch, version)) => {
+                    self.works(batch).await?;
+                    self.watch_from(version).await?;
+                }
+                Err(Error::Api(status)) if status.code == 404 && self.may_be_unknown => {
+                    debug!(kind = %K::BECOMES, "the API server doesn't know the kind");
+                    let nothing = vec![Change::Replace(K::BECOMES, Vec::new())];
+                    let problems = mem::take(&mut self.bad).into_iter().map(solved).collect();
+                    self.works(ChangeBatch { changes: nothing, problems, ..ChangeBatch::default() }).await?;
+                    sleep(UNKNOWN_KIND).await;
+                }
+                Err(error) => self.failed(format!("can't list: {}", chain(&error))).await?,
+            }
+        }
+    }
+
+    /// Everything there is, as one change, and the version that it is of.
+    async fn list(&mut self) -> Result<(ChangeBatch, String), Error> {
+        let request = Self::request();
+        let mut params = ListParams::default().limit(PAGE);
+        let mut objects = Vec::new();
+        let mut problems = Vec::new();
+        let mut bad = BTreeSet::new();
+        let version = loop {
+            let page = self.client.request::<ObjectList<Listed<K>>>(request.list(&params).map_err(Error::BuildRequest)?);
+            let page = timeout(ANSWER, page).await.map_err(|_| timed_out())??;
+            for Listed(trimmed, _) in page.items {
+                if !trimmed.message.is_empty() {
+                    let subject = subject(&trimmed.key, K::BECOMES);
+                    problems.push(Problem { subject: subject.clone(), message: trimmed.message });
+                    bad.insert(subject);
+                }
+                if let Some(mut object) = trimmed.object {
+                    self.interner.share(&mut object);
+                    objects.push(object);
+                }
+            }
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params.continue_token = Some(token),
+                None => break page.metadata.resource_version.unwrap_or_default(),
+            }
+        };
+        problems.extend(mem::take(&mut self.bad).into_iter().filter(|subject| !bad.contains(subject)).map(solved));
+        self.bad = bad;
+        let mut batch =
+            ChangeBatch { changes: vec![Change::Replace(K::BECOMES, objects)], problems, ..ChangeBatch::default() };
+        note_version(&mut batch, K::BECOMES, &version);
+        Ok((batch, version))
+    }
+
+    /// Watches from a list's version on, for as long as the server can go on from there.
+    async fn watch_from(&mut self, mut version: String) -> Result<(), Closed> {
+        let listed = Instant::now();
+        loop {
+            let started = Instant::now();
+            match self.watch(&mut version).await? {
+                Ended::Gone => {
+                    debug!(kind = %K::BECOMES, version, "the version is too old, listing again");
+                    if listed.elapsed() < SHORT {
+                        self.wait().await;
+                    } else {
+                        self.backoff.reset();
+                    }
+                    return Ok(());
+                }
+                Ended::Closed { progress } => {
+                    debug!(kind = %K::BECOMES, version, "the watch ended, watching on");
+                    if progress || started.elapsed() >= SHORT {
+                        self.backoff.reset();
+                    } else {
+                        self.wait().await;
+                    }
+                }
+                Ended::Failed(message) => self.failed(message).await?,
+            }
+        }
+    }
+
+    /// One watch request, to its end. The version follows what has been said.
+    async fn watch(&mut self, version: &mut String) -> Result<Ended, Closed> {
+        let params = WatchParams { timeout: Some(WATCH_SECONDS), bookmarks: true, ..WatchParams::default() };
+        let events = match Self::request().watch(&params, version) {
+            Ok(request) => timeout(ANSWER, self.client.request_events::<Listed<K>>(request)).await,
+            Err(error) => return Ok(Ended::Failed(chain(&error))),
+        };
+        let events = match events.unwrap_or_else(|_| Err(timed_out())) {
+            Ok(events) => events,
+            Err(error) => return Ok(ended(&error, "can't watch")),
+        };
+        self.works(ChangeBatch::default()).await?;
+        let mut events = std::pin::pin!(events);
+        let mut progress = false;
+        // An idle connection is dead, and is watched anew like one that was closed.
+        while let Ok(Some(event)) = timeout(WATCH_IDLE, events.next()).await {
+            let mut batch = ChangeBatch::default();
+            let seen = match event {
+                Ok(WatchEvent::Added(Listed(trimmed, _)) | WatchEvent::Modified(Listed(trimmed, _))) => {
+                    self.changed(trimmed, &mut batch)
+                }
+                Ok(WatchEvent::Deleted(Listed(trimmed, _))) => {
+                    self.changed(Trimmed { object: None, message: String::new(), ..trimmed }, &mut batch)
+                }
+                Ok(WatchEvent::Bookmark(bookmark)) => bookmark.metadata.resource_version,
+                Ok(WatchEvent::Error(status)) => return Ok(ended(&Error::Api(status.boxed()), "the watch failed")),
+                Err(_) if progress => break,
+                Err(error) => return Ok(ended(&error, "the watch failed")),
+            };
+            progress = true;
+            if !seen.is_empty() {
+                note_version(&mut batch, K::BECOMES, &seen);
+                *version = seen;
+            }
+            self.send(batch).await?;
+        }
+        Ok(Ended::Closed { progress })
+    }
+
+    /// Says what became of an object, and gives its version.
+    fn changed(&mut self, trimmed: Trimmed, batch: &mut ChangeBatch) -> String {
+        let Trimmed { key, version, object, message } = trimmed;
+        let subject = subject(&key, K::BECOMES);
+        if message.is_empty() {
+            if self.bad.remove(&subject) {
+                batch.problems.push(solved(subject));
+            }
+        } else {
+            self.bad.insert(subject.clone());
+            batch.problems.push(Problem { subject, message });
+        }
+        batch.changes.push(match object {
+            Some(mut object) => {
+                self.interner.share(&mut object);
+                Change::Apply(object)
+            }
+            None => Change::Delete(K::BECOMES, key),
+        });
+        version
+    }
+
+    /// The server answered: takes the trouble back if there was some, and says the rest.
+    async fn works(&mut self, mut batch: ChangeBatch) -> Result<(), Closed> {
+        if mem::take(&mut self.failing) {
+            info!(kind = %K::BECOMES, "the API server answers again");
+            batch.problems.push(solved(Self::subject()));
+        }
+        self.send(batch).await
+    }
+
+    /// Says the trouble, and waits before the next try.
+    async fn failed(&mut self, message: String) -> Result<(), Closed> {
+        if mem::replace(&mut self.failing, true) {
+            debug!(kind = %K::BECOMES, "{message}");
+        } else {
+            warn!(kind = %K::BECOMES, "{message}; trying again");
+        }
+        let problems = vec![Problem { subject: Self::subject(), message }];
+        self.send(ChangeBatch { problems, ..ChangeBatch::default() }).await?;
+        self.wait().await;
+        Ok(())
+    }
+
+    async fn wait(&mut self) {
+        if let Some(delay) = self.backoff.next() {
+            sleep(delay).await;
+        }
+    }
+
+    async fn send(&self, batch: ChangeBatch) -> Result<(), Closed> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.sender.send(batch).await.map_err(|_| Closed)
+    }
+
+    fn request() -> Request {
+        Request::new(<K as kube::Resource>::url_path(&(), None))
+    }
+
+    fn subject() -> String {
+        format!("watch {}", K::BECOMES)
+    }
+}
+
+/// An object, trimmed the moment it is parsed, so that a page never holds more.
+#[derive(Clone, Debug)]
+struct Listed<K>(Trimmed, PhantomData<fn() -> K>);
+
+impl<'de, K: Trim> Deserialize<'de> for Listed<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // By way of a value: one object that can't be read must not cost the page.
+        Ok(Self(trim::<K>(serde_json::Value::deserialize(deserializer)?), PhantomData))
+    }
+}
+
+fn ended(error: &Error, what: &str) -> Ended {
+    match error {
+        // 404: the kind went, and the list will say so.
+        Error::Api(status) if matches!(status.code, 404 | 410) => Ended::Gone,
+        error => Ended::Failed(format!("{what}: {}", chain(error))),
+    }
+}
+
+fn timed_out() -> Error {
+    Error::Service(format!("no answer within {} s", ANSWER.as_secs()).into())
+}
+
+fn note_version(batch: &mut ChangeBatch, kind: Kind, version: &str) {
+    if !version.is_empty() {
+        batch.versions.insert(kind, version.to_owned());
+    }
+}
+
+fn subject(key: &ObjectKey, kind: Kind) -> String {
+    format!("{kind} {key}")
+}
+
+fn solved(subject: String) -> Problem {
+    Problem { subject, message: String::new() }
+}

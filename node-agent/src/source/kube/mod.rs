@@ -1,0 +1,104 @@
+//! The Kubernetes API as a source.
+//!
+//! One list-and-watch per kind; what they say is gathered into batches, so that an
+//! agent that is busy gets few big batches and not many small ones.
+
+mod list_watch;
+
+use std::{path::Path, time::Duration};
+
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking};
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use tokio::{sync::mpsc, task::JoinSet};
+
+use super::{Message, Outlet, SourceError};
+use crate::model::{change::ChangeBatch, objects::Kind};
+use list_watch::ListWatch;
+
+/// The most messages of the watches that are gathered into one batch.
+const GATHER: usize = 512;
+
+/// How long to wait for a connection to the API server.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Starts watching. The tasks end when the receiver of the messages is dropped.
+pub(super) async fn start(kubeconfig: Option<&Path>, outlet: Outlet) -> Result<(), SourceError> {
+    let mut config = config(kubeconfig).await?;
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    // The watches have their own back-off, and what they wait for is to be seen.
+    config.default_retry = false;
+    let client = Client::try_from(config).map_err(|error| SourceError::Client(chain(&error)))?;
+    let (sender, inbox) = mpsc::channel(GATHER);
+    let mut watches = JoinSet::new();
+    for kind in Kind::ALL {
+        watch(kind, &client, &sender, &mut watches);
+    }
+    tokio::spawn(gather(watches, inbox, outlet));
+    Ok(())
+}
+
+fn watch(kind: Kind, client: &Client, sender: &mpsc::Sender<ChangeBatch>, watches: &mut JoinSet<()>) {
+    let (client, sender) = (client.clone(), sender.clone());
+    match kind {
+        Kind::Service => watches.spawn(ListWatch::<core::Service>::new(client, sender).run()),
+        Kind::EndpointSlice => watches.spawn(ListWatch::<discovery::EndpointSlice>::new(client, sender).run()),
+        Kind::Pod => watches.spawn(ListWatch::<core::Pod>::new(client, sender).run()),
+        Kind::Node => watches.spawn(ListWatch::<core::Node>::new(client, sender).run()),
+        Kind::ServiceCidr => {
+            watches.spawn(ListWatch::<networking::ServiceCIDR>::new(client, sender).may_be_unknown().run())
+        }
+    };
+}
+
+async fn config(kubeconfig: Option<&Path>) -> Result<Config, SourceError> {
+    if kubeconfig.is_none() && std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+        return Config::incluster().map_err(|error| SourceError::InCluster(chain(&error)));
+    }
+    let read = async {
+        let options = KubeConfigOptions::default();
+        match kubeconfig {
+            Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await,
+            None => Config::from_kubeconfig(&options).await,
+        }
+    };
+    read.await.map_err(|error| SourceError::Kubeconfig {
+        path: kubeconfig.map(Path::to_owned),
+        reason: chain(&error),
+    })
+}
+
+/// Passes on what the watches say until nobody listens; the watches end with it.
+async fn gather(_watches: JoinSet<()>, mut inbox: mpsc::Receiver<ChangeBatch>, mut outlet: Outlet) {
+    let mut waiting = Vec::with_capacity(GATHER);
+    loop {
+        let message = tokio::select! {
+            _ = inbox.recv_many(&mut waiting, GATHER) => {
+                let mut batch = ChangeBatch::default();
+                waiting.drain(..).for_each(|more| batch.append(more));
+                Message::Batch(batch)
+            }
+            Some(token) = outlet.rescans.recv() => Message::Rescanned(token),
+            () = outlet.messages.closed() => return,
+        };
+        if outlet.messages.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// An error and its causes in one line; kube's own text leaves the causes out.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
