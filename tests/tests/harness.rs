@@ -1,6 +1,12 @@
 //! The harness does what the other tests believe of it: namespaces without Fairlead in them.
 
-use std::{fs, net::SocketAddr, path::{Path, PathBuf}, process::Command, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use tests::{
     sandbox::{Namespace, Sandbox, cgroup_mount, make_directory},

@@ -6,9 +6,9 @@
 //! the same cores, with the same load generator. A new benchmark is a new case.
 
 pub mod arena;
+pub mod bed;
 pub mod case;
 pub mod figure;
-pub mod interrupt;
 pub mod kube_proxy;
 pub mod load;
 pub mod report;
@@ -16,9 +16,12 @@ pub mod routed_node;
 pub mod variant;
 pub mod workload;
 
-use std::path::PathBuf;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use arena::Arena;
 use case::{CASES, Case};
 use clap::Parser;
@@ -67,8 +70,6 @@ pub struct Settings {
     pub variants: Vec<Variant>,
     /// Where client and server run.
     pub cores: Cores,
-    /// The beginning of the names of all that is made on this machine.
-    pub prefix: String,
     /// The `load` binary.
     pub load: PathBuf,
 }
@@ -102,6 +103,16 @@ impl Context {
     }
 }
 
+/// Runs a case. The harness panics where it can't go on; here that is the end of
+/// one case, and of the arena that it ran in.
+fn attempt(case: &Case, context: &mut Context) -> Result<Vec<Section>> {
+    catch_unwind(AssertUnwindSafe(|| (case.run)(context))).unwrap_or_else(|panic| {
+        context.arena = None;
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        bail!("{}", text.unwrap_or("it panicked"))
+    })
+}
+
 /// Runs the cases that the command line names and reports; false: the exit code must say so.
 ///
 /// # Errors
@@ -118,15 +129,12 @@ pub fn run(bench: &Bench) -> Result<bool> {
     for name in &bench.cases {
         ensure!(cases.iter().any(|case| case.is(name)), "there is no case {name}; --list names them");
     }
-    let prefix = format!("flb{}", std::process::id());
-    interrupt::clean_up_when_interrupted(&prefix)?;
     let mut context = Context {
         settings: Settings {
             rounds: if bench.quick { bench.rounds.min(3) } else { bench.rounds },
             seconds: if bench.quick { bench.seconds.min(0.3) } else { bench.seconds },
             variants: bench.variants.clone(),
             cores: bench.cores,
-            prefix,
             load: std::env::current_exe()?.with_file_name("load"),
         },
         arena: None,
@@ -134,7 +142,7 @@ pub fn run(bench: &Bench) -> Result<bool> {
     let mut sections = Vec::new();
     for case in cases {
         eprintln!("{}: {}", case.name, case.about);
-        match (case.run)(&mut context) {
+        match attempt(case, &mut context) {
             Ok(found) => {
                 for section in &found {
                     print!("{}", report::terminal::section(section));

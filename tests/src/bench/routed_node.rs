@@ -1,112 +1,95 @@
 //! A node that only the kernel routes for: the baselines' pod network.
 //!
 //! Pods are wired as the plainest CNI plugin (ptp) would: a veth each, a /32
-//! address, a route on the node. Dropping the node deletes its namespaces.
+//! address, a route on the node. What is made goes with the sandbox.
 
-use std::{
-    io::Write,
-    net::Ipv4Addr,
-    path::PathBuf,
-    process::{Command, Stdio},
+use std::{net::Ipv4Addr, path::PathBuf, process::Command};
+
+use crate::{
+    sandbox::{Namespace, Sandbox, make_directory},
+    traffic::Place,
 };
 
-use anyhow::{Context, Result, ensure};
-
-/// The pods' network on every node.
-pub const POD_CIDR: &str = "10.244.0.0/24";
-/// Where the Services' addresses come from.
-pub const SERVICE_CIDR: &str = "10.96.0.0/16";
 /// The pods' gateway, which is on no subnet.
 const GATEWAY: &str = "169.254.1.1";
 
-/// The address of a node's pod by its index.
-pub fn pod_address(index: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 244, 0, 2 + index)
+/// A node's namespace and its pods.
+pub struct RoutedNode {
+    namespace: Namespace,
+    pods: Vec<RoutedPod>,
 }
 
-/// A node's namespace and its pods'.
-pub struct RoutedNode {
+/// A pod of a [`RoutedNode`].
+pub struct RoutedPod {
     name: String,
-    pods: Vec<(PathBuf, Ipv4Addr)>,
+    namespace: Namespace,
+    cgroup: PathBuf,
 }
 
 impl RoutedNode {
-    /// Makes the node with so many pods. `name` begins the names of all of its namespaces.
+    /// Makes a node of that name with pods of these addresses.
     ///
-    /// # Errors
-    /// Not root, or a namespace of that name exists.
-    pub fn new(name: &str, pods: u8) -> Result<Self> {
-        let mut node = Self { name: name.to_owned(), pods: Vec::new() };
-        ip(&["netns", "add", name], "")?;
-        let mut on_node = format!("link set lo up\nroute add unreachable {POD_CIDR}\n");
-        for index in 0..pods {
-            let pod = format!("{name}-{index}");
-            let address = pod_address(index);
-            ip(&["netns", "add", &pod], "")?;
-            node.pods.push((netns_path(&pod), address));
+    /// # Panics
+    /// Not root, or iproute2 is missing.
+    pub fn new(sandbox: &Sandbox, name: &str, addresses: &[Ipv4Addr]) -> Self {
+        let namespace = sandbox.namespace(name);
+        let mut on_node = String::new();
+        let mut pods = Vec::new();
+        for (index, address) in addresses.iter().enumerate() {
+            let pod = RoutedPod::new(sandbox, format!("{name}-pod-{index}"));
             on_node += &format!(
-                "link add pod{index} type veth peer name eth0 netns {pod}
+                "link add pod{index} type veth peer name eth0 netns {}
                 link set pod{index} up
                 address add {GATEWAY}/32 dev pod{index}
-                route add {address}/32 dev pod{index}\n"
+                route add {address}/32 dev pod{index}\n",
+                pod.namespace.name()
             );
+            pods.push(pod);
         }
-        ip(&["-n", name, "-batch", "-"], &on_node)?;
-        for index in 0..pods {
-            let (pod, address) = (format!("{name}-{index}"), pod_address(index));
-            let in_pod = format!(
-                "link set lo up
-                link set eth0 up
+        namespace.ip(&on_node);
+        for (pod, address) in pods.iter().zip(addresses) {
+            pod.namespace.ip(&format!(
+                "link set eth0 up
                 address add {address}/32 dev eth0
                 route add {GATEWAY}/32 dev eth0
-                route add default via {GATEWAY} dev eth0\n"
-            );
-            ip(&["-n", &pod, "-batch", "-"], &in_pod)?;
+                route add default via {GATEWAY} dev eth0"
+            ));
         }
-        let forwarding = Command::new("nsenter")
-            .arg(format!("--net={}", netns_path(name).display()))
-            .args(["sysctl", "-qw", "net.ipv4.ip_forward=1"])
-            .status()
-            .context("can't run nsenter")?;
-        ensure!(forwarding.success(), "can't turn on forwarding in {name}");
-        Ok(node)
+        namespace.sysctl("net.ipv4.ip_forward", "1");
+        Self { namespace, pods }
+    }
+
+    /// The node's own namespace, and its pods.
+    pub fn into_parts(self) -> (Namespace, Vec<RoutedPod>) {
+        (self.namespace, self.pods)
     }
 
     /// The node's own namespace.
-    pub fn netns(&self) -> PathBuf {
-        netns_path(&self.name)
-    }
-
-    /// The pods' namespaces and addresses.
-    pub fn pods(&self) -> &[(PathBuf, Ipv4Addr)] {
-        &self.pods
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
     }
 }
 
-impl Drop for RoutedNode {
-    fn drop(&mut self) {
-        let names = self.pods.iter().filter_map(|(path, _)| path.file_name()?.to_str()).chain([self.name.as_str()]);
-        let batch: String = names.map(|name| format!("netns delete {name}\n")).collect();
-        if let Err(error) = ip(&["-batch", "-"], &batch) {
-            eprintln!("bench: {error:#}");
-        }
+impl RoutedPod {
+    fn new(sandbox: &Sandbox, name: String) -> Self {
+        let namespace = sandbox.namespace(&name);
+        let cgroup = sandbox.cgroup().join(&name);
+        make_directory(&cgroup);
+        Self { name, namespace, cgroup }
+    }
+
+    /// Its network namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
     }
 }
 
-fn netns_path(name: &str) -> PathBuf {
-    PathBuf::from("/run/netns").join(name)
-}
+impl Place for RoutedPod {
+    fn name(&self) -> &str {
+        &self.name
+    }
 
-fn ip(arguments: &[&str], batch: &str) -> Result<()> {
-    let mut child = Command::new("ip")
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("can't run ip (iproute2)")?;
-    // An `ip` that stops reading says why on stderr.
-    let _ = child.stdin.take().context("ip's stdin is piped")?.write_all(batch.as_bytes());
-    let output = child.wait_with_output()?;
-    ensure!(output.status.success(), "ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
-    Ok(())
+    fn command(&self, program: &str) -> Command {
+        self.namespace.command_in(&self.cgroup, program)
+    }
 }

@@ -10,18 +10,14 @@ mod iptables;
 mod nftables;
 mod objects;
 
-use std::{
-    fs,
-    io::Write,
-    net::IpAddr,
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{fs, io::Write, net::IpAddr, path::Path, process::Stdio};
 
 use anyhow::{Context, Result, ensure};
 pub use iptables::iptables_rules;
 pub use nftables::nftables_rules;
 pub use objects::{ProxiedPort, read_manifests};
+
+use crate::sandbox::Namespace;
 
 /// Which rules kube-proxy would write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,20 +32,20 @@ pub enum Mode {
 ///
 /// # Errors
 /// A manifest that can't be read, or a loader that fails or isn't installed.
-pub fn load_rules(mode: Mode, manifests: &Path, netns: &Path, pod_cidr: &str, service_cidr: &str) -> Result<()> {
+pub fn load_rules(mode: Mode, manifests: &Path, node: &Namespace, pod_cidr: &str, service_cidr: &str) -> Result<()> {
     let ports: Vec<ProxiedPort> =
         read_manifests(manifests)?.into_iter().filter(|port| matches!(port.cluster_ip, IpAddr::V4(_))).collect();
     let (rules, loader): (String, &[&str]) = match mode {
         Mode::Iptables => (iptables_rules(&ports, pod_cidr), &["iptables-restore", "--noflush"]),
         Mode::Nftables => (nftables_rules(&ports, pod_cidr, service_cidr), &["nft", "-f", "-"]),
     };
-    let mut child = Command::new("nsenter")
-        .arg(format!("--net={}", netns.display()))
-        .args(loader)
+    let mut child = node
+        .command(loader[0])
+        .args(&loader[1..])
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .with_context(|| format!("can't run nsenter {}", loader[0]))?;
+        .context("can't run nsenter")?;
     // A loader that stops reading says why on stderr.
     let _ = child.stdin.take().expect("stdin is piped").write_all(rules.as_bytes());
     let output = child.wait_with_output()?;

@@ -1,8 +1,8 @@
 //! Load generators: the smallest server and clients that keep a core busy with
 //! the kernel's network path and little else.
 //!
-//! Each runs as a process of its own, single-threaded, pinned to one core, and
-//! enters the network namespaces that it is given. This module must not know
+//! Each runs as a process of its own, single-threaded, pinned to one core; the
+//! server listens in several network namespaces. This module must not know
 //! what stands between client and server: the same command line is run against
 //! every variant.
 
@@ -54,9 +54,6 @@ struct Place {
     /// The core to stay on.
     #[arg(long)]
     cpu: Option<usize>,
-    /// A cgroup v2 directory to enter first.
-    #[arg(long)]
-    cgroup: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -99,12 +96,9 @@ struct Exchange {
     transport: Transport,
 }
 
-/// What to dial, from where and how long.
+/// What to dial and how long.
 #[derive(Args)]
 struct Run {
-    /// The client's network namespace.
-    #[arg(long)]
-    netns: PathBuf,
     /// The addresses to dial in turn, comma-separated.
     #[arg(long, value_delimiter = ',', required = true)]
     targets: Vec<SocketAddr>,
@@ -161,17 +155,15 @@ pub struct LoadResult {
 pub fn run(load: Load) -> Result<()> {
     match load.command {
         Command::Serve(serve) => {
-            enter_place(&serve.place)?;
+            stay_in(&serve.place)?;
             server::serve(&serve)
         }
         Command::Connections(connections) => {
-            enter_place(&connections.place)?;
-            enter_netns(&connections.run.netns)?;
+            stay_in(&connections.place)?;
             print(&connections::dial(&connections)?)
         }
         Command::Exchange(exchange) => {
-            enter_place(&exchange.place)?;
-            enter_netns(&exchange.run.netns)?;
+            stay_in(&exchange.place)?;
             print(&exchange::exchange(&exchange)?)
         }
     }
@@ -182,11 +174,7 @@ fn print(result: &LoadResult) -> Result<()> {
     Ok(())
 }
 
-fn enter_place(place: &Place) -> Result<()> {
-    if let Some(cgroup) = &place.cgroup {
-        let procs = cgroup.join("cgroup.procs");
-        std::fs::write(&procs, "0").with_context(|| format!("can't enter the cgroup by {}", procs.display()))?;
-    }
+fn stay_in(place: &Place) -> Result<()> {
     if let Some(cpu) = place.cpu {
         let mut set = CpuSet::new();
         set.set(cpu).with_context(|| format!("there is no core {cpu}"))?;
