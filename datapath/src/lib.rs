@@ -11,3 +11,11 @@
 extern crate std;
 
 pub mod abi;
+#[cfg(any(test, feature = "memory"))]
+pub mod memory;
+pub mod packet;
+pub mod paths;
+pub mod select;
+pub mod socket;
+pub mod tables;
+pub mod track;

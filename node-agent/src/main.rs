@@ -1,2 +1,40 @@
-//! x
-fn main() {}
+//! `fairlead`: by what it is called with, the agent, the CLI or the CNI plugin.
+
+use std::{env, process::ExitCode};
+
+use anyhow::Context;
+use node_agent::{
+    agent,
+    cli::{
+        arguments::{self, Command},
+        cleanup, status, version,
+    },
+};
+
+fn main() -> ExitCode {
+    let cli = match arguments::parse(env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let result = match cli.command {
+        Command::Agent(flags) => run_agent(*flags),
+        Command::Status(arguments) => status::run(&arguments).context("cannot print"),
+        Command::Cleanup(arguments) => cleanup::run(&arguments).map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        Command::Version(arguments) => version::run(arguments.output).map(|()| ExitCode::SUCCESS).map_err(Into::into),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("fairlead: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run_agent(flags: agent::flags::Flags) -> anyhow::Result<ExitCode> {
+    // Two for HTTP and the source; the loop has the main thread.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).max_blocking_threads(8).enable_all().build()?;
+    let result = runtime.block_on(agent::run::run(flags));
+    // A scrape that is under way must not hold the process up.
+    runtime.shutdown_background();
+    result?;
+    Ok(ExitCode::SUCCESS)
+}

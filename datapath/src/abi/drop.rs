@@ -49,6 +49,8 @@ drop_reasons! {
     RewriteFailed = 10, "rewrite-failed";
     /// An answer (RST or ICMP error) could not be built.
     RejectFailed = 11, "reject-failed";
+    /// A packet that is refused, but to which no answer may be given.
+    Rejected = 12, "rejected-silently";
 }
 
 const _: () = {

@@ -15,23 +15,14 @@ pub struct FlowKey {
     /// The packet's destination port; the identifier of an ICMP echo.
     pub dst_port: Be16,
     /// An IP protocol number.
-    pub protocol: u8,
-    /// Zero.
-    pub pad: [u8; 3],
+    pub protocol: u32,
 }
 
 impl FlowKey {
     /// The key of packets that travel the other way.
     #[inline(always)]
     pub const fn reversed(&self) -> Self {
-        Self {
-            src: self.dst,
-            dst: self.src,
-            src_port: self.dst_port,
-            dst_port: self.src_port,
-            protocol: self.protocol,
-            pad: [0; 3],
-        }
+        Self { src: self.dst, dst: self.src, src_port: self.dst_port, dst_port: self.src_port, protocol: self.protocol }
     }
 }
 
@@ -63,6 +54,19 @@ pub struct FlowValue {
 }
 
 impl FlowValue {
+    /// Of no flow.
+    pub const EMPTY: Self = Self {
+        src: Addr::UNSPECIFIED,
+        dst: Addr::UNSPECIFIED,
+        src_port: Be16::ZERO,
+        dst_port: Be16::ZERO,
+        service: 0,
+        backend: 0,
+        generation: 0,
+        flags: 0,
+        last_seen: 0,
+    };
+
     /// The entry is for packets from the backend.
     pub const REVERSE: u32 = 1 << 0;
     /// TCP: a packet other than the opening SYN has been seen.
@@ -84,9 +88,7 @@ pub struct FragmentKey {
     /// The identification field, as it lies in the packet.
     pub id: u32,
     /// An IP protocol number.
-    pub protocol: u8,
-    /// Zero.
-    pub pad: [u8; 3],
+    pub protocol: u32,
 }
 
 /// The ports that the first fragment of a datagram had.

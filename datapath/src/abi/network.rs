@@ -23,6 +23,8 @@ pub struct NetworkValue {
 impl NetworkValue {
     /// ClusterIPs: a packet for one that no Service has is dropped.
     pub const SERVICE: u32 = 1;
+    /// One of this node's own addresses.
+    pub const NODE: u32 = 2;
 }
 
 assert_size!(NetworkKey = 20, NetworkValue = 4);

@@ -29,10 +29,6 @@ impl PodValue {
     /// The pod is shut to all but the node: its Pod object or its policies are
     /// not in force yet.
     pub const HELD: u32 = 1 << 0;
-    /// The programs can't be sure who the frame is for unless its MAC addresses
-    /// are rewritten (always set for veth).
-    pub const HAS_MAC: u32 = 1 << 1;
-
     /// The bit in [`PodValue::nat_protocols`] for an IP protocol.
     #[inline(always)]
     pub const fn nat_bit(protocol: u8) -> u32 {

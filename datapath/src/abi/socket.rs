@@ -1,30 +1,43 @@
 //! What a socket was told its peer is, when a hook sent it elsewhere.
+//!
+//! Each diverted socket has an entry by backend, for the way back (`recvmsg`,
+//! `getpeername`); an unconnected one has an entry by frontend too, so that its
+//! datagrams keep to one backend.
 
 use super::{Addr, Be16, assert_size};
 
-/// A socket and the backend it talks to.
+/// A socket and one end of its diversion.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SocketPeerKey {
     /// The kernel's cookie of the socket.
     pub cookie: u64,
-    /// The backend's address.
+    /// The address of that end.
     pub addr: Addr,
-    /// The backend's port.
+    /// The port of that end.
     pub port: Be16,
     /// An IP protocol number.
     pub protocol: u8,
+    /// [`SocketPeerKey::BY_BACKEND`] or [`SocketPeerKey::BY_FRONTEND`].
+    pub end: u8,
     /// Zero.
-    pub pad: [u8; 5],
+    pub pad: u32,
 }
 
-/// The frontend that the socket dialled.
+impl SocketPeerKey {
+    /// `addr` and `port` are the backend's, the value holds the frontend's.
+    pub const BY_BACKEND: u8 = 0;
+    /// `addr` and `port` are the frontend's, the value holds the backend's.
+    pub const BY_FRONTEND: u8 = 1;
+}
+
+/// The other end.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct SocketPeerValue {
-    /// The Service's address.
+    /// Its address.
     pub addr: Addr,
-    /// The Service's port.
+    /// Its port.
     pub port: Be16,
     /// Zero.
     pub pad: u16,

@@ -28,7 +28,7 @@ pub struct Flags {
     #[arg(long, env = "FAIRLEAD_SOURCE", default_value = "kube", value_parser = parse_source)]
     pub source: SourceFlag,
 
-    /// [default: in-cluster, then $KUBECONFIG, then ~/.kube/config]
+    /// How to reach the Kubernetes API [default: in-cluster, then $KUBECONFIG, then ~/.kube/config]
     #[arg(long, env = "FAIRLEAD_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 

@@ -1,11 +1,26 @@
 //! The agent: one loop that owns all state and ties the stages together.
+//!
+//! Invariant: whatever changes state happens in [`run::run`]'s task, so nothing
+//! here is locked and nothing is done twice at a time.
 
+#[expect(clippy::module_inception, reason = "it is the agent itself; the other files are its parts")]
+pub mod agent;
 pub mod config_file;
+pub mod dataplane;
 pub mod flags;
+pub mod host_routes;
 pub mod http;
 pub mod install;
 pub mod lock;
 pub mod logging;
 pub mod metrics;
+pub mod node;
 pub mod paths;
+pub mod pods;
+pub mod problems;
+pub mod report;
+pub mod run;
+pub mod services;
+pub mod snat_ports;
 pub mod vitals;
+pub mod waiters;

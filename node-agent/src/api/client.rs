@@ -59,6 +59,9 @@ pub enum ClientError {
     /// The answer was not understood.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
+    /// The answer is none to what was asked.
+    #[error("the agent answered something else than was asked; restart it with this binary's version")]
+    Unexpected,
     /// The agent could not do it.
     #[error(transparent)]
     Failed(#[from] Failure),
@@ -122,7 +125,7 @@ mod tests {
     use std::{os::unix::net::UnixListener, thread};
 
     use super::*;
-    use crate::api::protocol::{FailureReason, StatusReport};
+    use crate::api::{protocol::FailureReason, status::StatusReport};
 
     const STATUS: Request = Request::Status { wait_ms: 0 };
     const LIMIT: Duration = Duration::from_secs(10);

@@ -7,6 +7,7 @@ pub mod client;
 pub mod cni;
 pub mod protocol;
 pub mod server;
+pub mod status;
 
 use std::path::{Path, PathBuf};
 

@@ -3,11 +3,14 @@
 //! Invariant: the version is read before anything else, so two binaries of
 //! different versions tell each other which is older instead of misreading.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::cni::{CniReply, CniRequest};
+use super::{
+    cni::{CniReply, CniRequest},
+    status::StatusReport,
+};
 
 /// The protocol's version; raised by every change that an older binary would misread.
 pub const VERSION: u32 = 1;
@@ -39,35 +42,6 @@ pub enum Response {
     Status(StatusReport),
     /// To any request that could not be fulfilled.
     Failed(Failure),
-}
-
-/// How the agent is doing.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct StatusReport {
-    /// The agent's version.
-    pub version: String,
-    /// The Node that it runs.
-    pub node: String,
-    /// Whether everything the source says is in force.
-    pub in_sync: bool,
-    /// The newest resourceVersion in force of each watched kind; empty for a
-    /// source without such.
-    pub applied: BTreeMap<String, String>,
-    /// How many there are of each thing, by name: `services`, `pods`.
-    pub counts: BTreeMap<String, u64>,
-    /// What is wrong at the moment.
-    pub problems: Vec<StatusProblem>,
-}
-
-/// Something that is wrong though the agent goes on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct StatusProblem {
-    /// A file, an object, a table.
-    pub subject: String,
-    /// What is wrong with it.
-    pub message: String,
 }
 
 /// Why a request was not fulfilled.

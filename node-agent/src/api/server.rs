@@ -174,7 +174,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::api::protocol::{StatusReport, decode_response};
+    use crate::api::{protocol::decode_response, status::StatusReport};
 
     /// A server whose main loop answers every status request.
     fn serving(work: impl FnOnce(&Path)) {

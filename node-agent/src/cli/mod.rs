@@ -3,7 +3,8 @@
 //! This module must not know how a command does its work.
 
 pub mod arguments;
-
+pub mod cleanup;
+pub mod status;
 pub mod version;
 
 use std::io;

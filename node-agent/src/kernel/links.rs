@@ -17,7 +17,7 @@ use aya_obj::generated::bpf_attach_type;
 
 use super::{
     cgroup::Cgroup,
-    programs::Program,
+    programs::SocketHook,
     sys::{self, LinkTarget, TcxSide},
 };
 
@@ -45,8 +45,8 @@ fn error(verb: &'static str, hook: impl fmt::Display) -> impl FnOnce(io::Error) 
 /// A place where a program can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hook {
-    /// A system call of the cgroup's processes, named as the program for it.
-    Socket(Program),
+    /// A system call of the cgroup's processes.
+    Socket(SocketHook),
     /// Packets that an interface receives.
     Ingress(u32),
     /// Packets that an interface sends.
@@ -57,7 +57,7 @@ pub enum Hook {
 impl fmt::Display for Hook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Socket(program) => write!(f, "cgroup-{}", program.name()),
+            Self::Socket(hook) => write!(f, "cgroup-{}", hook.name()),
             Self::Ingress(ifindex) => write!(f, "tcx-{ifindex}-ingress"),
             Self::Egress(ifindex) => write!(f, "tcx-{ifindex}-egress"),
         }
@@ -67,7 +67,7 @@ impl fmt::Display for Hook {
 impl Hook {
     fn parse(pin: &str) -> Option<Self> {
         if let Some(name) = pin.strip_prefix("cgroup-") {
-            return Program::SOCKET.into_iter().find(|program| program.name() == name).map(Self::Socket);
+            return SocketHook::ALL.into_iter().find(|hook| hook.name() == name).map(Self::Socket);
         }
         let (ifindex, side) = pin.strip_prefix("tcx-")?.split_once('-')?;
         let ifindex = ifindex.parse().ok()?;
@@ -145,14 +145,13 @@ impl Links {
         Ok(hooks)
     }
 
-    /// Hooks at which a program of ours really is.
-    pub fn attached(&self) -> Result<Vec<Hook>, LinkError> {
-        let is_live = |hook: &Hook| match sys::open_pin(&self.pin(*hook)).and_then(|l| sys::link_target(l.as_fd())) {
+    /// Whether a program of ours really is at the hook.
+    pub fn is_attached(&self, hook: Hook) -> bool {
+        match sys::open_pin(&self.pin(hook)).and_then(|link| sys::link_target(link.as_fd())) {
             Ok(LinkTarget::Tcx { ifindex }) => ifindex != 0,
             Ok(LinkTarget::Cgroup { id }) => id != 0,
             _ => false,
-        };
-        Ok(self.pinned()?.into_iter().filter(is_live).collect())
+        }
     }
 
     /// Detaches all but what is to be kept, among it pins whose interface is gone.
@@ -183,22 +182,17 @@ fn remove(pin: &Path) -> io::Result<()> {
     }
 }
 
-fn attach_type(socket: Program) -> bpf_attach_type {
+fn attach_type(hook: SocketHook) -> bpf_attach_type {
     use bpf_attach_type::*;
-    match socket {
-        Program::Connect4 => BPF_CGROUP_INET4_CONNECT,
-        Program::Connect6 => BPF_CGROUP_INET6_CONNECT,
-        Program::Sendmsg4 => BPF_CGROUP_UDP4_SENDMSG,
-        Program::Sendmsg6 => BPF_CGROUP_UDP6_SENDMSG,
-        Program::Recvmsg4 => BPF_CGROUP_UDP4_RECVMSG,
-        Program::Recvmsg6 => BPF_CGROUP_UDP6_RECVMSG,
-        Program::Getpeername4 => BPF_CGROUP_INET4_GETPEERNAME,
-        Program::Getpeername6 => BPF_CGROUP_INET6_GETPEERNAME,
-        Program::FromPod => BPF_TCX_INGRESS,
-        Program::FromHeldPod => BPF_TCX_INGRESS,
-        Program::ToPod => BPF_TCX_EGRESS,
-        Program::FromHost => BPF_TCX_EGRESS,
-        Program::FromNetwork => BPF_TCX_INGRESS,
+    match hook {
+        SocketHook::Connect4 => BPF_CGROUP_INET4_CONNECT,
+        SocketHook::Connect6 => BPF_CGROUP_INET6_CONNECT,
+        SocketHook::Sendmsg4 => BPF_CGROUP_UDP4_SENDMSG,
+        SocketHook::Sendmsg6 => BPF_CGROUP_UDP6_SENDMSG,
+        SocketHook::Recvmsg4 => BPF_CGROUP_UDP4_RECVMSG,
+        SocketHook::Recvmsg6 => BPF_CGROUP_UDP6_RECVMSG,
+        SocketHook::Getpeername4 => BPF_CGROUP_INET4_GETPEERNAME,
+        SocketHook::Getpeername6 => BPF_CGROUP_INET6_GETPEERNAME,
     }
 }
 
@@ -208,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_hook_is_known_by_its_pin() {
-        let sockets = Program::SOCKET.map(Hook::Socket);
+        let sockets = SocketHook::ALL.map(Hook::Socket);
         for hook in sockets.into_iter().chain([Hook::Ingress(7), Hook::Egress(u32::MAX)]) {
             assert_eq!(Hook::parse(&hook.to_string()), Some(hook));
         }

@@ -57,7 +57,6 @@ pub struct MappedArray<V> {
     types: PhantomData<fn() -> V>,
 }
 
-#[expect(private_bounds, reason = "which types are plain bytes is this edge's own concern")]
 impl<V: Plain> MappedArray<V> {
     /// The kernel rounds an array's values up to words.
     const STRIDE: usize = mem::size_of::<V>().next_multiple_of(WORD);
@@ -73,11 +72,6 @@ impl<V: Plain> MappedArray<V> {
 
     fn bytes(map: &CheckedMap) -> usize {
         map.layout().entries as usize * Self::STRIDE
-    }
-
-    /// The map, whatever its type.
-    pub fn map(&self) -> &CheckedMap {
-        &self.map
     }
 
     fn words(&mut self, index: u32) -> Result<&[AtomicU64], MapError> {
@@ -131,6 +125,25 @@ impl<V: Plain> MappedArray<V> {
             stored.store(word, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Visits every entry, mapping no more than a window at a time.
+    pub fn for_each(&mut self, mut visit: impl FnMut(u32, V)) -> Result<(), MapError> {
+        self.unmap();
+        for index in 0..self.map.layout().entries {
+            let offset = index as usize * Self::STRIDE;
+            if offset.is_multiple_of(WINDOW) {
+                self.unmap();
+            }
+            visit(index, self.get(index)?);
+        }
+        self.unmap();
+        Ok(())
+    }
+
+    /// Gives the mapped windows back; they are mapped again as needed.
+    pub fn unmap(&mut self) {
+        self.windows.fill_with(|| None);
     }
 
     /// What was set before is seen by whoever sees a system call that this thread makes afterwards.

@@ -22,6 +22,11 @@ impl PodTables {
         Ok(Self { by_address: Table::open(dir, "PODS")?, by_netns: Table::open(dir, "POD_NETNS")? })
     }
 
+    /// A pod's entry.
+    pub fn get(&self, address: Addr) -> Result<Option<PodValue>, MapError> {
+        self.by_address.get(&address)
+    }
+
     /// Writes a pod's entry. `nat_protocols` of one that is there already stays, if it is of the same device.
     pub fn set(&self, address: Addr, value: &PodValue) -> Result<(), MapError> {
         let mut value = *value;

@@ -55,10 +55,10 @@ pub enum LoadError {
 
 const NEEDED: &str = "Linux 6.6 or newer";
 
-/// Each program of the object.
+/// A system call that a program of ours stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the names are the kernel's names of the hooks")]
-pub enum Program {
+pub enum SocketHook {
     Connect4,
     Connect6,
     Sendmsg4,
@@ -67,6 +67,41 @@ pub enum Program {
     Recvmsg6,
     Getpeername4,
     Getpeername6,
+}
+
+impl SocketHook {
+    /// Every one.
+    pub const ALL: [Self; 8] = [
+        Self::Connect4,
+        Self::Connect6,
+        Self::Sendmsg4,
+        Self::Sendmsg6,
+        Self::Recvmsg4,
+        Self::Recvmsg6,
+        Self::Getpeername4,
+        Self::Getpeername6,
+    ];
+
+    /// Its program's name in the object.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect4 => "connect4",
+            Self::Connect6 => "connect6",
+            Self::Sendmsg4 => "sendmsg4",
+            Self::Sendmsg6 => "sendmsg6",
+            Self::Recvmsg4 => "recvmsg4",
+            Self::Recvmsg6 => "recvmsg6",
+            Self::Getpeername4 => "getpeername4",
+            Self::Getpeername6 => "getpeername6",
+        }
+    }
+}
+
+/// Each program of the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Program {
+    /// For a system call.
+    Socket(SocketHook),
     /// What leaves a pod.
     FromPod,
     /// The same while the pod is held.
@@ -80,32 +115,13 @@ pub enum Program {
 }
 
 impl Program {
-    /// The programs of socket hooks.
-    pub const SOCKET: [Self; 8] = [
-        Self::Connect4,
-        Self::Connect6,
-        Self::Sendmsg4,
-        Self::Sendmsg6,
-        Self::Recvmsg4,
-        Self::Recvmsg6,
-        Self::Getpeername4,
-        Self::Getpeername6,
-    ];
-
     /// The programs of interfaces.
-    pub const TC: [Self; 5] = [Self::FromPod, Self::FromHeldPod, Self::ToPod, Self::FromHost, Self::FromNetwork];
+    const INTERFACE: [Self; 5] = [Self::FromPod, Self::FromHeldPod, Self::ToPod, Self::FromHost, Self::FromNetwork];
 
     /// Its name in the object.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Connect4 => "connect4",
-            Self::Connect6 => "connect6",
-            Self::Sendmsg4 => "sendmsg4",
-            Self::Sendmsg6 => "sendmsg6",
-            Self::Recvmsg4 => "recvmsg4",
-            Self::Recvmsg6 => "recvmsg6",
-            Self::Getpeername4 => "getpeername4",
-            Self::Getpeername6 => "getpeername6",
+            Self::Socket(hook) => hook.name(),
             Self::FromPod => "from_pod",
             Self::FromHeldPod => "from_held_pod",
             Self::ToPod => "to_pod",
@@ -142,8 +158,8 @@ impl Programs {
             false => LoadError::Object(Box::new(error)),
         })?;
         let mut fds = BTreeMap::new();
-        let socket = Program::SOCKET.iter().filter(|_| socket_hooks);
-        for &name in Program::TC.iter().chain(socket) {
+        let socket = SocketHook::ALL.into_iter().filter(|_| socket_hooks).map(Program::Socket);
+        for name in Program::INTERFACE.into_iter().chain(socket) {
             let program = object.program_mut(name.name()).ok_or(LoadError::Missing(name.name()))?;
             fds.insert(name, load(program).map_err(|source| refused(name, source))?);
         }

@@ -6,14 +6,14 @@
 
 use std::{io, path::Path};
 
-use datapath::abi::{Backend, FrontendKey, FrontendValue};
+use datapath::abi::{Backend, FrontendKey, FrontendValue, capacity};
 
 use super::{
     map::{MapError, Table},
     mapped::MappedArray,
     readers::Readers,
 };
-use crate::plan::ServiceTables;
+use crate::plan::{ServiceTables, Snapshot};
 
 /// Frontends, blocks and backends in pinned maps.
 pub struct KernelServiceTables {
@@ -43,6 +43,23 @@ impl KernelServiceTables {
             backends: MappedArray::open(dir, "BACKENDS")?,
             readers: Readers::new().map_err(ServiceTableError::Readers)?,
         })
+    }
+
+    /// The tables as an earlier agent left them.
+    pub fn snapshot(&mut self) -> Result<Snapshot, ServiceTableError> {
+        let frontends = self.frontends.entries()?;
+        let mut backends = Vec::new();
+        self.backends.for_each(|id, backend| {
+            if backend != Backend::default() {
+                backends.push((id, backend));
+            }
+        })?;
+        let snapshot = Snapshot::new(frontends, backends, |block| {
+            let end = block.base.checked_add(block.len).filter(|end| *end <= capacity::BLOCKS)?;
+            (block.base..end).map(|index| self.blocks.get(index).ok()).collect()
+        });
+        self.blocks.unmap();
+        Ok(snapshot)
     }
 }
 

@@ -91,7 +91,8 @@ pub fn prepare_pod_device(name: &str, ipv6: bool) -> Result<(), SysctlError> {
     set(&format!("ipv6/conf/{name}/accept_dad"), "0")
 }
 
-fn read(key: &str) -> Option<String> {
+/// Reads `/proc/sys/net/<key>`; `None` if the kernel has no such setting.
+pub fn read(key: &str) -> Option<String> {
     Some(fs::read_to_string(Path::new("/proc/sys/net").join(key)).ok()?.trim().to_owned())
 }
 

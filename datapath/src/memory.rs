@@ -1,0 +1,175 @@
+//! Tables and packets in memory: the decisions on the host, for tests and `fairlead why`.
+
+use std::{collections::HashMap, vec::Vec};
+
+use crate::{
+    abi::{
+        Addr, AffinityKey, AffinityValue, Backend, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey,
+        FrontendValue, NetworkKey, NodeConfig, PodNetns, PodValue, SocketPeerKey, SocketPeerValue,
+    },
+    packet::{AccessError, ChecksumOf, Packet, checksum},
+    tables::{Inserted, Tables},
+};
+
+/// All tables, each without bound.
+#[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "each field is the table of its name")]
+pub struct MemoryTables {
+    pub node: NodeConfig,
+    pub frontends: HashMap<FrontendKey, FrontendValue>,
+    pub blocks: Vec<u32>,
+    pub backends: Vec<Backend>,
+    pub affinity: HashMap<AffinityKey, AffinityValue>,
+    pub pods: HashMap<Addr, PodValue>,
+    pub pod_netns: HashMap<u64, PodNetns>,
+    pub networks: Vec<(NetworkKey, u32)>,
+    pub flows: HashMap<FlowKey, FlowValue>,
+    pub fragments: HashMap<FragmentKey, FragmentValue>,
+    pub socket_peers: HashMap<SocketPeerKey, SocketPeerValue>,
+    /// What [`Tables::now`] says.
+    pub now: u64,
+    /// The state of the random numbers; equal states give equal numbers.
+    pub random: u64,
+}
+
+/// The bits of an address, first bit highest.
+fn bits(addr: &Addr) -> u128 {
+    u128::from_be_bytes(addr.bytes())
+}
+
+impl Tables for MemoryTables {
+    fn node(&self) -> Option<&NodeConfig> {
+        Some(&self.node)
+    }
+    fn frontend(&self, key: &FrontendKey) -> Option<&FrontendValue> {
+        self.frontends.get(key)
+    }
+    fn block_entry(&self, index: u32) -> Option<u32> {
+        self.blocks.get(index as usize).copied()
+    }
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        self.backends.get(id as usize)
+    }
+    fn affinity(&self, key: &AffinityKey) -> Option<&AffinityValue> {
+        self.affinity.get(key)
+    }
+    fn set_affinity(&mut self, key: &AffinityKey, value: &AffinityValue) {
+        self.affinity.insert(*key, *value);
+    }
+    fn pod(&self, addr: &Addr) -> Option<&PodValue> {
+        self.pods.get(addr)
+    }
+    fn mark_nat(&mut self, pod: &Addr, bit: u32) {
+        if let Some(pod) = self.pods.get_mut(pod) {
+            pod.nat_protocols |= bit;
+        }
+    }
+    fn pod_netns(&self, cookie: u64) -> Option<&PodNetns> {
+        self.pod_netns.get(&cookie)
+    }
+    fn network(&self, addr: &Addr) -> u32 {
+        let matches = |key: &NetworkKey| {
+            let shift = 128u32.saturating_sub(key.prefix_len);
+            key.prefix_len == 0 || (bits(&key.addr) ^ bits(addr)) >> shift == 0
+        };
+        self.networks
+            .iter()
+            .filter(|(key, _)| matches(key))
+            .max_by_key(|(key, _)| key.prefix_len)
+            .map_or(0, |(_, kind)| *kind)
+    }
+    fn flow<R>(&mut self, key: &FlowKey, read: impl FnOnce(&mut FlowValue) -> R) -> Option<R> {
+        self.flows.get_mut(key).map(read)
+    }
+    fn insert_flow(&mut self, key: &FlowKey, value: &FlowValue) -> Inserted {
+        if self.flows.contains_key(key) {
+            return Inserted::Exists;
+        }
+        self.flows.insert(*key, *value);
+        Inserted::New
+    }
+    fn remove_flow(&mut self, key: &FlowKey) {
+        self.flows.remove(key);
+    }
+    fn fragment(&self, key: &FragmentKey) -> Option<&FragmentValue> {
+        self.fragments.get(key)
+    }
+    fn set_fragment(&mut self, key: &FragmentKey, value: &FragmentValue) {
+        self.fragments.insert(*key, *value);
+    }
+    fn socket_peer(&self, key: &SocketPeerKey) -> Option<&SocketPeerValue> {
+        self.socket_peers.get(key)
+    }
+    fn set_socket_peer(&mut self, key: &SocketPeerKey, value: &SocketPeerValue) {
+        self.socket_peers.insert(*key, *value);
+    }
+    fn now(&self) -> u64 {
+        self.now
+    }
+    fn random(&mut self) -> u32 {
+        // SplitMix64: small, and good enough to choose backends with.
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z >> 32) as u32
+    }
+}
+
+/// An IP packet in memory, its checksums complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryPacket(pub Vec<u8>);
+
+impl MemoryPacket {
+    fn range(&self, offset: u32, bytes: usize) -> Option<core::ops::Range<usize>> {
+        let start = offset as usize;
+        let end = start.checked_add(bytes)?;
+        (end <= self.0.len()).then_some(start..end)
+    }
+}
+
+impl Packet for MemoryPacket {
+    fn available(&self) -> u32 {
+        self.0.len() as u32
+    }
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let bytes = &self.0[self.range(offset, N * 4)?];
+        let mut words = [0; N];
+        for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(4)) {
+            *word = u32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
+        }
+        Some(words)
+    }
+    fn write<const N: usize>(&mut self, offset: u32, words: [u32; N]) -> Result<(), AccessError> {
+        let range = self.range(offset, N * 4).ok_or(AccessError)?;
+        for (chunk, word) in self.0[range].chunks_exact_mut(4).zip(words) {
+            chunk.copy_from_slice(&word.to_ne_bytes());
+        }
+        Ok(())
+    }
+    fn adjust_checksum(&mut self, offset: u32, change: u32, of: ChecksumOf) -> Result<(), AccessError> {
+        let range = self.range(offset, 2).ok_or(AccessError)?;
+        let field = &mut self.0[range];
+        let old = u16::from_ne_bytes([field[0], field[1]]);
+        if of.zero_is_none && old == 0 {
+            return Ok(());
+        }
+        let new = match checksum::update(old, change) {
+            0 if of.zero_is_none => 0xffff,
+            sum => sum,
+        };
+        field.copy_from_slice(&new.to_ne_bytes());
+        Ok(())
+    }
+    fn truncate(&mut self, len: u32) -> Result<(), AccessError> {
+        if len > self.available() {
+            return Err(AccessError);
+        }
+        self.0.truncate(len as usize);
+        Ok(())
+    }
+    fn prepend(&mut self, bytes: u32) -> Result<(), AccessError> {
+        self.0.splice(0..0, core::iter::repeat_n(0, bytes as usize));
+        Ok(())
+    }
+}

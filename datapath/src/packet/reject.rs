@@ -1,0 +1,176 @@
+//! Turning a packet into the answer that refuses it: a TCP RST (RFC 9293,
+//! 3.5.2) or an ICMP port unreachable (RFC 1122, 3.2.2.1 and RFC 4443, 3.1).
+//!
+//! The quote in an ICMP error is the header and the eight bytes after it, all
+//! that its receiver needs to find the socket.
+
+use super::{
+    AccessError, Packet, checksum,
+    headers::{Fragment, Headers, Transport, join_ports, tcp_flags},
+};
+use crate::abi::{Family, protocol};
+
+const V4_HEADER: u32 = 20;
+const V6_HEADER: u32 = 40;
+const ICMP_HEADER: u32 = 8;
+const TCP_HEADER: u32 = 20;
+const TTL: u32 = 64;
+
+/// The longest quote in words: the longest IPv4 header and eight bytes, or an
+/// IPv6 header with as much of extension headers.
+const MAX_QUOTE_WORDS: u32 = 32;
+
+/// What became of a packet that was to be refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The packet is the answer now.
+    Ready,
+    /// Nothing may be answered to such a packet (a RST, an ICMP error, a later fragment).
+    Silence,
+}
+
+/// Turns the packet into a refusal addressed to its sender.
+///
+/// # Errors
+/// The packet could not be changed; drop it.
+#[inline(always)]
+pub fn reject<P: Packet>(packet: &mut P, headers: &Headers) -> Result<Answer, AccessError> {
+    if headers.fragment == Fragment::Later {
+        return Ok(Answer::Silence);
+    }
+    match headers.transport {
+        Transport::Tcp(flags) if flags & tcp_flags::RST != 0 => Ok(Answer::Silence),
+        Transport::Tcp(flags) => reset(packet, headers, flags),
+        Transport::IcmpError => Ok(Answer::Silence),
+        _ => unreachable_port(packet, headers),
+    }
+}
+
+#[inline(never)]
+fn reset<P: Packet>(packet: &mut P, headers: &Headers, flags: u8) -> Result<Answer, AccessError> {
+    let [_, seq, ack, offset_flags] = packet.read(headers.l4).ok_or(AccessError)?;
+    let data_offset = (u32::from_be(offset_flags) >> 28) * 4;
+    let (seq, ack, answer_flags) = if flags & tcp_flags::ACK != 0 {
+        (ack, 0, tcp_flags::RST)
+    } else {
+        let data = headers.total_len.wrapping_sub(headers.l4).wrapping_sub(data_offset);
+        let syn = u32::from(flags & tcp_flags::SYN != 0);
+        let fin = u32::from(flags & tcp_flags::FIN != 0);
+        let next = u32::from_be(seq).wrapping_add(data).wrapping_add(syn).wrapping_add(fin);
+        (0, next.to_be(), tcp_flags::RST | tcp_flags::ACK)
+    };
+    let header = match headers.family {
+        Family::V4 => V4_HEADER,
+        Family::V6 => V6_HEADER,
+    };
+    let ports = join_ports(headers.dst_port, headers.src_port);
+    let shape = (5 << 28 | u32::from(answer_flags) << 16).to_be();
+    let mut segment = [ports, seq, ack, shape, 0];
+    let mut sum = pseudo_header(headers, TCP_HEADER, protocol::TCP);
+    for word in segment {
+        sum = checksum::add(sum, word);
+    }
+    segment[4] = u32::from_ne_bytes({
+        let [a, b] = (!checksum::fold(sum)).to_ne_bytes();
+        [a, b, 0, 0]
+    });
+    packet.truncate(header + TCP_HEADER)?;
+    write_ip_header(packet, headers, TCP_HEADER, protocol::TCP)?;
+    packet.write(header, segment)?;
+    Ok(Answer::Ready)
+}
+
+#[inline(never)]
+fn unreachable_port<P: Packet>(packet: &mut P, headers: &Headers) -> Result<Answer, AccessError> {
+    let quote_words = ((headers.l4 + 8).min(headers.total_len) / 4).min(MAX_QUOTE_WORDS);
+    let quote = quote_words * 4;
+    packet.truncate(quote)?;
+    let (header, icmp, kind) = match headers.family {
+        Family::V4 => (V4_HEADER, protocol::ICMP, 3u32 << 24 | 3 << 16),
+        Family::V6 => (V6_HEADER, protocol::ICMPV6, 1u32 << 24 | 4 << 16),
+    };
+    let mut sum = match headers.family {
+        Family::V4 => 0,
+        Family::V6 => pseudo_header(headers, ICMP_HEADER + quote, icmp),
+    };
+    sum = checksum::add(sum, kind.to_be());
+    for i in 0..MAX_QUOTE_WORDS {
+        if i >= quote_words {
+            break;
+        }
+        let [word] = packet.read(i * 4).ok_or(AccessError)?;
+        sum = checksum::add(sum, word);
+    }
+    let [a, b] = (!checksum::fold(sum)).to_ne_bytes();
+    let [k, c, ..] = kind.to_be_bytes();
+    packet.prepend(header + ICMP_HEADER)?;
+    write_ip_header(packet, headers, ICMP_HEADER + quote, icmp)?;
+    packet.write(header, [u32::from_ne_bytes([k, c, a, b]), 0])?;
+    Ok(Answer::Ready)
+}
+
+/// The sum over the pseudo-header of the answer; the order of the addresses doesn't matter to it.
+#[inline(always)]
+fn pseudo_header(headers: &Headers, payload: u32, protocol: u8) -> u32 {
+    let mut sum = checksum::add(payload.to_be(), u32::from(protocol).to_be());
+    match headers.family {
+        Family::V4 => {
+            sum = checksum::add(checksum::add(sum, headers.src.v4_word()), headers.dst.v4_word());
+        }
+        Family::V6 => {
+            for i in 0..4 {
+                sum = checksum::add(checksum::add(sum, headers.src.0[i]), headers.dst.0[i]);
+            }
+        }
+    }
+    sum
+}
+
+/// Writes the answer's IP header: addresses swapped, no options.
+#[inline(always)]
+fn write_ip_header<P: Packet>(
+    packet: &mut P,
+    headers: &Headers,
+    payload: u32,
+    protocol: u8,
+) -> Result<(), AccessError> {
+    match headers.family {
+        Family::V4 => {
+            let (src, dst) = (headers.dst.v4_word(), headers.src.v4_word());
+            let dont_fragment = 0x4000u32.to_be();
+            let mut words = [
+                (0x4500_0000 | (V4_HEADER + payload)).to_be(),
+                dont_fragment,
+                (TTL << 24 | u32::from(protocol) << 16).to_be(),
+                src,
+                dst,
+            ];
+            let mut sum = 0;
+            for word in words {
+                sum = checksum::add(sum, word);
+            }
+            let [a, b] = (!checksum::fold(sum)).to_ne_bytes();
+            let [ttl, proto, ..] = words[2].to_ne_bytes();
+            words[2] = u32::from_ne_bytes([ttl, proto, a, b]);
+            packet.write(0, words)
+        }
+        Family::V6 => {
+            let (s, d) = (headers.dst.0, headers.src.0);
+            packet.write(
+                0,
+                [
+                    0x6000_0000u32.to_be(),
+                    (payload << 16 | u32::from(protocol) << 8 | TTL).to_be(),
+                    s[0],
+                    s[1],
+                    s[2],
+                    s[3],
+                    d[0],
+                    d[1],
+                    d[2],
+                    d[3],
+                ],
+            )
+        }
+    }
+}

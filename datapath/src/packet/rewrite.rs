@@ -1,0 +1,116 @@
+//! Writing other addresses and ports into a packet, checksums kept right.
+
+use super::{
+    AccessError, ChecksumOf, Packet,
+    checksum::{self, Change},
+    crc32c,
+    headers::{Fragment, Headers, Transport, join_ports},
+};
+use crate::abi::{Addr, Be16, Family, protocol};
+
+/// The ends that a packet shall have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// Source port.
+    pub src_port: Be16,
+    /// Destination port.
+    pub dst_port: Be16,
+}
+
+/// Writes `ends` into the packet and into `headers`.
+///
+/// # Errors
+/// The packet ends early, or could not be made writable. It may be half written
+/// then and must be dropped.
+#[inline(never)]
+pub fn rewrite<P: Packet>(packet: &mut P, headers: &mut Headers, ends: &Ends) -> Result<(), AccessError> {
+    let addresses = match headers.family {
+        Family::V4 => write_v4_addresses(packet, 0, &ends.src, &ends.dst)?,
+        Family::V6 => write_v6_addresses(packet, 0, &ends.src, &ends.dst)?,
+    };
+    if headers.fragment != Fragment::Later {
+        write_transport(packet, headers, ends, addresses)?;
+    }
+    headers.src = ends.src;
+    headers.dst = ends.dst;
+    headers.src_port = ends.src_port;
+    headers.dst_port = ends.dst_port;
+    Ok(())
+}
+
+/// Writes addresses into the IPv4 header at `start` and mends its checksum.
+/// Returns the change of the addresses alone.
+#[inline(always)]
+pub(super) fn write_v4_addresses<P: Packet>(
+    packet: &mut P,
+    start: u32,
+    src: &Addr,
+    dst: &Addr,
+) -> Result<Change, AccessError> {
+    let [ttl_protocol_checksum, old_src, old_dst] = packet.read(start + 8).ok_or(AccessError)?;
+    let change = Change::NONE.word(old_src, src.v4_word()).word(old_dst, dst.v4_word());
+    let [ttl, protocol, a, b] = ttl_protocol_checksum.to_ne_bytes();
+    let [a, b] = checksum::update(u16::from_ne_bytes([a, b]), change.sum()).to_ne_bytes();
+    packet.write(start + 8, [u32::from_ne_bytes([ttl, protocol, a, b]), src.v4_word(), dst.v4_word()])?;
+    Ok(change)
+}
+
+/// Writes addresses into the IPv6 header at `start`. Returns their change.
+#[inline(never)]
+pub(super) fn write_v6_addresses<P: Packet>(
+    packet: &mut P,
+    start: u32,
+    src: &Addr,
+    dst: &Addr,
+) -> Result<Change, AccessError> {
+    let from: [u32; 8] = packet.read(start + 8).ok_or(AccessError)?;
+    let (s, d) = (src.0, dst.0);
+    let to = [s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3]];
+    packet.write(start + 8, to)?;
+    Ok(Change::NONE.words(from, to))
+}
+
+#[inline(always)]
+fn write_transport<P: Packet>(
+    packet: &mut P,
+    headers: &Headers,
+    ends: &Ends,
+    addresses: Change,
+) -> Result<(), AccessError> {
+    let from = join_ports(headers.src_port, headers.dst_port);
+    let to = join_ports(ends.src_port, ends.dst_port);
+    let checksum_at = match headers.transport {
+        Transport::Tcp(_) => headers.l4 + 16,
+        Transport::Udp => headers.l4 + 6,
+        Transport::Sctp => return write_sctp_ports(packet, headers, from, to),
+        _ => return Ok(()),
+    };
+    let of = ChecksumOf {
+        pseudo_header: true,
+        zero_is_none: headers.transport == Transport::Udp,
+        v6: headers.family == Family::V6,
+    };
+    packet.adjust_checksum(checksum_at, addresses.sum(), of)?;
+    if from != to {
+        let ports = Change::NONE.word(from, to);
+        packet.adjust_checksum(checksum_at, ports.sum(), ChecksumOf { pseudo_header: false, ..of })?;
+        packet.write(headers.l4, [to])?;
+    }
+    Ok(())
+}
+
+/// SCTP's checksum covers no addresses, only the segment.
+#[inline(always)]
+fn write_sctp_ports<P: Packet>(packet: &mut P, headers: &Headers, from: u32, to: u32) -> Result<(), AccessError> {
+    debug_assert!(headers.protocol == protocol::SCTP);
+    if from == to {
+        return Ok(());
+    }
+    let [_, tag, checksum] = packet.read(headers.l4).ok_or(AccessError)?;
+    let rest = headers.total_len.wrapping_sub(headers.l4).wrapping_sub(4);
+    packet.write(headers.l4, [to, tag, checksum ^ crc32c::ports_change(from ^ to, rest)])
+}

@@ -1,0 +1,63 @@
+//! What a decision may look up and note down.
+//!
+//! Invariant: a look-up never blocks and never fails; what isn't there is
+//! `None`. In the kernel these are BPF maps shared by all CPUs, so what one call
+//! said may be out of date at the next: decisions must bear that.
+
+use crate::abi::{
+    Addr, AffinityKey, AffinityValue, Backend, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey,
+    FrontendValue, NodeConfig, PodNetns, PodValue, SocketPeerKey, SocketPeerValue,
+};
+
+/// How an insertion ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inserted {
+    /// The entry is there now.
+    New,
+    /// Another entry was there already and stays.
+    Exists,
+    /// The table refused it.
+    Full,
+}
+
+/// The node's tables.
+pub trait Tables {
+    /// The node itself.
+    fn node(&self) -> Option<&NodeConfig>;
+    /// A frontend.
+    fn frontend(&self, key: &FrontendKey) -> Option<&FrontendValue>;
+    /// The backend id at an index of the blocks.
+    fn block_entry(&self, index: u32) -> Option<u32>;
+    /// A backend by id.
+    fn backend(&self, id: u32) -> Option<&Backend>;
+    /// A client's affinity.
+    fn affinity(&self, key: &AffinityKey) -> Option<&AffinityValue>;
+    /// Binds a client to a backend.
+    fn set_affinity(&mut self, key: &AffinityKey, value: &AffinityValue);
+    /// A pod on this node.
+    fn pod(&self, addr: &Addr) -> Option<&PodValue>;
+    /// Notes that a pod is the client of a translated flow; `bit` is [`PodValue::nat_bit`].
+    fn mark_nat(&mut self, pod: &Addr, bit: u32);
+    /// The pod that owns a network namespace.
+    fn pod_netns(&self, cookie: u64) -> Option<&PodNetns>;
+    /// The kind of the longest matching network, see [`crate::abi::NetworkValue`]; 0: none.
+    fn network(&self, addr: &Addr) -> u32;
+    /// A flow, read and noted in place (it is large for the kernel's stack).
+    fn flow<R>(&mut self, key: &FlowKey, read: impl FnOnce(&mut FlowValue) -> R) -> Option<R>;
+    /// Adds a flow unless there is one.
+    fn insert_flow(&mut self, key: &FlowKey, value: &FlowValue) -> Inserted;
+    /// Forgets a flow.
+    fn remove_flow(&mut self, key: &FlowKey);
+    /// The ports of a fragmented datagram.
+    fn fragment(&self, key: &FragmentKey) -> Option<&FragmentValue>;
+    /// Notes the ports of a fragmented datagram.
+    fn set_fragment(&mut self, key: &FragmentKey, value: &FragmentValue);
+    /// Where a socket was diverted.
+    fn socket_peer(&self, key: &SocketPeerKey) -> Option<&SocketPeerValue>;
+    /// Notes where a socket is diverted.
+    fn set_socket_peer(&mut self, key: &SocketPeerKey, value: &SocketPeerValue);
+    /// Monotonic nanoseconds.
+    fn now(&self) -> u64;
+    /// A uniform random number.
+    fn random(&mut self) -> u32;
+}

@@ -1,0 +1,58 @@
+//! The tables as BPF maps. Names, types and capacities are those of `datapath::abi::LAYOUT`.
+//!
+//! Hashes that the agent writes are not preallocated: only then does the kernel
+//! free a replaced element after a grace period, so that a program which still
+//! reads it never sees another entry's bytes.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+};
+use datapath::abi::{
+    AffinityKey, AffinityValue, Backend, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey, FrontendValue,
+    NetworkValue, NodeConfig, PodNetns, PodValue, SocketPeerKey, SocketPeerValue, capacity,
+};
+use datapath::paths::Work;
+
+#[map]
+pub static NODE_CONFIG: Array<NodeConfig> = Array::with_max_entries(capacity::NODE_CONFIG, 0);
+
+#[map]
+pub static FRONTENDS: HashMap<FrontendKey, FrontendValue> =
+    HashMap::with_max_entries(capacity::FRONTENDS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static BLOCKS: Array<u32> = Array::with_max_entries(capacity::BLOCKS, BPF_F_MMAPABLE);
+
+#[map]
+pub static BACKENDS: Array<Backend> = Array::with_max_entries(capacity::BACKENDS, BPF_F_MMAPABLE);
+
+#[map]
+pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue> = LruHashMap::with_max_entries(capacity::AFFINITY, 0);
+
+#[map]
+pub static PODS: HashMap<datapath::abi::Addr, PodValue> = HashMap::with_max_entries(capacity::PODS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static POD_NETNS: HashMap<u64, PodNetns> = HashMap::with_max_entries(capacity::POD_NETNS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static NETWORKS: LpmTrie<[u32; 4], NetworkValue> = LpmTrie::with_max_entries(capacity::NETWORKS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static FLOWS: LruHashMap<FlowKey, FlowValue> = LruHashMap::with_max_entries(capacity::FLOWS, 0);
+
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);
+
+#[map]
+pub static SOCKET_PEERS: LruHashMap<SocketPeerKey, SocketPeerValue> =
+    LruHashMap::with_max_entries(capacity::SOCKET_PEERS, 0);
+
+#[map]
+pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(capacity::DROPS, 0);
+
+/// What a program has at hand while it judges a packet. Of no concern to the agent, and never pinned.
+#[map]
+pub static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);

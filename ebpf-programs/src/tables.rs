@@ -1,0 +1,138 @@
+//! `Tables` over the BPF maps.
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
+    maps::lpm_trie::Key,
+};
+use datapath::{
+    abi::{
+        Addr, AffinityKey, AffinityValue, Backend, DropReason, FlowKey, FlowValue, FragmentKey, FragmentValue,
+        FrontendKey, FrontendValue, NodeConfig, PodNetns, PodValue, SocketPeerKey, SocketPeerValue,
+    },
+    tables::{Inserted, Tables},
+};
+
+use crate::maps;
+
+const EEXIST: i32 = -17;
+const ADDRESS_BITS: u32 = 128;
+
+/// The node's maps.
+pub struct KernelTables;
+
+/// Counts a drop.
+#[inline(always)]
+pub fn count_drop(reason: DropReason) {
+    if let Some(counter) = maps::DROPS.get_ptr_mut(reason as u32) {
+        // SAFETY: the map gave a valid pointer to this CPU's own counter.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// Reads a hash map whose elements live until a grace period after their removal.
+macro_rules! get {
+    ($map:expr, $key:expr) => {
+        // SAFETY: the element stays where it is until this program run ends: such
+        // maps are not preallocated. Elements of LRU maps may be given to another
+        // key meanwhile; the values read from these are checked against the backend
+        // they name, and a wrong one costs a connection at the table's limit at most.
+        unsafe { $map.get($key) }
+    };
+}
+
+impl Tables for KernelTables {
+    #[inline(always)]
+    fn node(&self) -> Option<&NodeConfig> {
+        maps::NODE_CONFIG.get(0)
+    }
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey) -> Option<&FrontendValue> {
+        get!(maps::FRONTENDS, key)
+    }
+    #[inline(always)]
+    fn block_entry(&self, index: u32) -> Option<u32> {
+        maps::BLOCKS.get(index).copied()
+    }
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        maps::BACKENDS.get(id)
+    }
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<&AffinityValue> {
+        get!(maps::AFFINITY, key)
+    }
+    #[inline(always)]
+    fn set_affinity(&mut self, key: &AffinityKey, value: &AffinityValue) {
+        // An LRU map makes room; what it can't note costs the client its affinity, no more.
+        let _ = maps::AFFINITY.insert(key, value, 0);
+    }
+    #[inline(always)]
+    fn pod(&self, addr: &Addr) -> Option<&PodValue> {
+        get!(maps::PODS, addr)
+    }
+    #[inline(always)]
+    fn mark_nat(&mut self, pod: &Addr, bit: u32) {
+        if let Some(pod) = maps::PODS.get_ptr_mut(pod) {
+            // SAFETY: the map gave a valid pointer. CPUs that race here may lose a bit
+            // to one another; the next flow's first packet sets it again.
+            unsafe { (*pod).nat_protocols |= bit };
+        }
+    }
+    #[inline(always)]
+    fn pod_netns(&self, cookie: u64) -> Option<&PodNetns> {
+        get!(maps::POD_NETNS, &cookie)
+    }
+    #[inline(always)]
+    fn network(&self, addr: &Addr) -> u32 {
+        maps::NETWORKS.get(&Key::new(ADDRESS_BITS, addr.0)).map_or(0, |network| network.kind)
+    }
+    #[inline(always)]
+    fn flow<R>(&mut self, key: &FlowKey, read: impl FnOnce(&mut FlowValue) -> R) -> Option<R> {
+        let flow = maps::FLOWS.get_ptr_mut(key)?;
+        // SAFETY: the map gave a valid pointer. CPUs that handle packets of one
+        // flow at once may lose a timestamp or a closing bit to one another.
+        Some(read(unsafe { &mut *flow }))
+    }
+    #[inline(always)]
+    fn insert_flow(&mut self, key: &FlowKey, value: &FlowValue) -> Inserted {
+        match maps::FLOWS.insert(key, value, u64::from(BPF_NOEXIST)) {
+            Ok(()) => Inserted::New,
+            Err(EEXIST) => Inserted::Exists,
+            Err(_) => Inserted::Full,
+        }
+    }
+    #[inline(always)]
+    fn remove_flow(&mut self, key: &FlowKey) {
+        // Gone already is as good.
+        let _ = maps::FLOWS.remove(key);
+    }
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<&FragmentValue> {
+        get!(maps::FRAGMENTS, key)
+    }
+    #[inline(always)]
+    fn set_fragment(&mut self, key: &FragmentKey, value: &FragmentValue) {
+        // What can't be noted makes the later fragments orphans, which are counted.
+        let _ = maps::FRAGMENTS.insert(key, value, 0);
+    }
+    #[inline(always)]
+    fn socket_peer(&self, key: &SocketPeerKey) -> Option<&SocketPeerValue> {
+        get!(maps::SOCKET_PEERS, key)
+    }
+    #[inline(always)]
+    fn set_socket_peer(&mut self, key: &SocketPeerKey, value: &SocketPeerValue) {
+        // An LRU map makes room; what it can't note shows the backend's name instead of the Service's.
+        let _ = maps::SOCKET_PEERS.insert(key, value, 0);
+    }
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: the helper takes nothing and touches no memory.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    }
+    #[inline(always)]
+    fn random(&mut self) -> u32 {
+        // SAFETY: the helper takes nothing and touches no memory.
+        unsafe { bpf_get_prandom_u32() }
+    }
+}

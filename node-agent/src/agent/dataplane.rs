@@ -1,0 +1,135 @@
+//! The kernel's half, brought up: pins, tables, programs, and what is attached where.
+//!
+//! Invariant: programs and tables that are in use stay so until what replaces
+//! them is loaded and filled. This module must not know what the tables say.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use tracing::info;
+
+use super::paths::Paths;
+use crate::kernel::{
+    bpffs::{Bpffs, BpffsError},
+    cgroup::{Cgroup, CgroupError},
+    links::{Hook, LinkError, Links},
+    map::MapError,
+    node_tables::NodeTables,
+    pod_tables::PodTables,
+    programs::{LoadError, Program, Programs, SocketHook},
+    service_tables::{KernelServiceTables, ServiceTableError},
+    table_stats::TableStats,
+};
+
+/// Why the kernel's half can't be brought up.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each says what its cause says")]
+pub enum DataplaneError {
+    #[error(transparent)]
+    Bpffs(#[from] BpffsError),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Map(#[from] MapError),
+    #[error(transparent)]
+    Services(#[from] ServiceTableError),
+}
+
+/// Loaded programs and their attachments.
+#[derive(Debug)]
+pub struct Dataplane {
+    bpffs: Bpffs,
+    programs: Programs,
+    links: Links,
+    socket_lb: bool,
+    /// Tables of another layout, which attached programs may still use.
+    foreign_maps: Vec<PathBuf>,
+}
+
+/// Open tables.
+pub struct Tables {
+    /// Frontends, blocks and backends.
+    pub services: KernelServiceTables,
+    /// Local pods.
+    pub pods: PodTables,
+    /// The node.
+    pub node: NodeTables,
+    /// Counts over all of them.
+    pub stats: TableStats,
+}
+
+impl Dataplane {
+    /// Loads the programs over the pinned tables, which are made where there are none. Attaches nothing.
+    pub fn open(paths: &Paths, socket_lb: bool) -> Result<(Self, Tables), DataplaneError> {
+        let cgroup = if socket_lb { Some(Cgroup::open(paths.cgroup.as_deref())?) } else { None };
+        let bpffs = Bpffs::prepare(&paths.bpffs)?;
+        let foreign_maps = bpffs.foreign_maps()?;
+        let maps = bpffs.maps();
+        let programs = Programs::load(&maps, socket_lb)?;
+        let links = Links::new(bpffs.links(), cgroup);
+        let tables = Tables {
+            services: KernelServiceTables::open(&maps)?,
+            pods: PodTables::open(&maps)?,
+            node: NodeTables::open(&maps)?,
+            stats: TableStats::open(&maps)?,
+        };
+        Ok((Self { bpffs, programs, links, socket_lb, foreign_maps }, tables))
+    }
+
+    /// Whether what is attached uses tables of another layout, so that programs
+    /// may be replaced only once ours are filled.
+    pub fn takes_over(&self) -> bool {
+        !self.foreign_maps.is_empty()
+    }
+
+    /// Sees to it that a program is at a hook.
+    pub fn attach(&self, hook: Hook, program: Program) -> Result<(), LinkError> {
+        self.links.attach(hook, self.programs.fd(program))
+    }
+
+    /// Takes whatever program of ours off a hook.
+    pub fn detach(&self, hook: Hook) -> Result<(), LinkError> {
+        self.links.detach(hook)
+    }
+
+    /// Attaches the socket hooks, or takes those of an earlier agent off if they're not wanted.
+    pub fn attach_socket_hooks(&self) -> Result<(), LinkError> {
+        for hook in SocketHook::ALL {
+            match self.socket_lb {
+                true => self.attach(Hook::Socket(hook), Program::Socket(hook))?,
+                false => self.detach(Hook::Socket(hook))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Hooks at which a program of ours really is.
+    pub fn attached(&self) -> Result<Vec<Hook>, LinkError> {
+        Ok(self.links.pinned()?.into_iter().filter(|hook| self.is_attached(*hook)).collect())
+    }
+
+    /// Whether a program of ours really is at the hook.
+    pub fn is_attached(&self, hook: Hook) -> bool {
+        self.links.is_attached(hook)
+    }
+
+    /// Takes our programs off every interface but these, and forgets those that are gone.
+    pub fn prune_interfaces(&self, wanted: &BTreeSet<Hook>) -> Result<(), LinkError> {
+        let pruned = self.links.prune(|hook| matches!(hook, Hook::Socket(_)) || wanted.contains(&hook))?;
+        for hook in pruned {
+            info!(%hook, "nothing of ours is needed there any more");
+        }
+        Ok(())
+    }
+
+    /// Removes tables of other layouts, which nothing may use any more.
+    pub fn remove_foreign_maps(&mut self) -> Result<(), BpffsError> {
+        while let Some(dir) = self.foreign_maps.last() {
+            self.bpffs.remove_maps(dir)?;
+            info!(tables = %dir.display(), "removed the tables of another version");
+            self.foreign_maps.pop();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,195 @@
+//! How a pod's interface is connected: programs, table entries, route, neighbour.
+//!
+//! Invariant: a program stands at the interface before any packet can reach it,
+//! and a held pod is never open for a moment on the way. This module must not
+//! know why a pod is held, nor who asks.
+
+use datapath::abi::{Addr, Family, PodNetns, PodValue};
+
+use super::dataplane::Dataplane;
+use crate::{
+    cni::{attachment::Attachment, service::PodDatapath},
+    kernel::{
+        links::{Hook, LinkError},
+        map::MapError,
+        netlink::{Link, Neighbour, Netlink, NetlinkError, Route},
+        pod_tables::PodTables,
+        programs::Program,
+        sysctl::{self, SysctlError},
+    },
+};
+
+/// Connects pods.
+pub struct KernelPods<'a> {
+    /// The programs.
+    pub dataplane: &'a Dataplane,
+    /// The interfaces.
+    pub netlink: &'a Netlink,
+    /// The tables.
+    pub tables: &'a PodTables,
+}
+
+/// Why a pod can't be connected, or isn't.
+#[derive(Debug, thiserror::Error)]
+pub enum PodError {
+    /// The interface isn't there.
+    #[error("interface {0} is gone")]
+    Gone(String),
+    /// Another interface has its name.
+    #[error("interface {name} has index {found} instead of {wanted}: it isn't the one that was attached")]
+    Replaced {
+        /// The interface.
+        name: String,
+        /// The index that it has.
+        found: u32,
+        /// The index that the attached one had.
+        wanted: u32,
+    },
+    /// Something that was set up is missing.
+    #[error("{0} is missing")]
+    Missing(String),
+    /// A program can't be attached.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// A table can't be written.
+    #[error("{}", explain_map(.0))]
+    Map(#[from] MapError),
+    /// The interface or its routes can't be set up.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// A setting of the interface can't be written.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+}
+
+fn explain_map(error: &MapError) -> String {
+    if error.is_full() { "the table of this node's pods is full".into() } else { error.to_string() }
+}
+
+impl KernelPods<'_> {
+    /// The hooks at a pod's interface.
+    pub fn hooks(pod: &Attachment) -> [Hook; 2] {
+        [Hook::Ingress(pod.host_ifindex), Hook::Egress(pod.host_ifindex)]
+    }
+
+    /// Removes entries of pods that aren't among these, as a crashed agent or another version may have left them.
+    pub fn prune(&self, pods: &[&Attachment]) -> Result<(), MapError> {
+        for (address, ifindex) in self.tables.addresses()? {
+            let is_wanted = |pod: &Attachment| pod.host_ifindex == ifindex && pod.addresses.contains(&address.into());
+            if !pods.iter().any(|pod| is_wanted(pod)) {
+                self.tables.remove(address)?;
+            }
+        }
+        for cookie in self.tables.cookies()? {
+            if !pods.iter().any(|pod| pod.netns_cookie == cookie) {
+                self.tables.remove_netns(cookie)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn interface(&self, pod: &Attachment) -> Result<Link, PodError> {
+        let link = self.netlink.link(&pod.host_ifname).await?;
+        let link = link.ok_or_else(|| PodError::Gone(pod.host_ifname.clone()))?;
+        if link.index != pod.host_ifindex {
+            return Err(PodError::Replaced { name: link.name, found: link.index, wanted: pod.host_ifindex });
+        }
+        Ok(link)
+    }
+
+    fn write_tables(&self, pod: &Attachment) -> Result<(), MapError> {
+        for ip in &pod.addresses {
+            self.tables.set(Addr::from(*ip), &pod_value(pod))?;
+        }
+        self.tables.set_netns(pod.netns_cookie, &pod_netns(pod))
+    }
+}
+
+fn pod_value(pod: &Attachment) -> PodValue {
+    let held = if pod.held { PodValue::HELD } else { 0 };
+    PodValue {
+        ifindex: pod.host_ifindex,
+        flags: PodValue::HAS_MAC | held,
+        nat_protocols: 0,
+        mac: pod.pod_mac.0,
+        pad: [0; 2],
+    }
+}
+
+fn pod_netns(pod: &Attachment) -> PodNetns {
+    let of = |family| pod.addresses.iter().map(|ip| Addr::from(*ip)).find(|addr| addr.family() == family);
+    PodNetns { v4: of(Family::V4).unwrap_or_default(), v6: of(Family::V6).unwrap_or_default() }
+}
+
+impl PodDatapath for KernelPods<'_> {
+    type Error = PodError;
+
+    async fn is_present(&mut self, pod: &Attachment) -> Result<bool, PodError> {
+        match self.interface(pod).await {
+            Ok(_) => Ok(true),
+            Err(PodError::Gone(_) | PodError::Replaced { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn attach(&mut self, pod: &Attachment) -> Result<(), PodError> {
+        let link = self.interface(pod).await?;
+        self.write_tables(pod)?;
+        let from = if pod.held { Program::FromHeldPod } else { Program::FromPod };
+        self.dataplane.attach(Hook::Ingress(link.index), from)?;
+        self.dataplane.attach(Hook::Egress(link.index), Program::ToPod)?;
+        sysctl::prepare_own_device(&link.name)?;
+        if !link.up {
+            self.netlink.set_up(link.index).await?;
+        }
+        for ip in &pod.addresses {
+            let neighbour = Neighbour { ifindex: link.index, ip: *ip, mac: pod.pod_mac.0 };
+            self.netlink.set_neighbour(&neighbour).await?;
+            self.netlink.set_route(&Route::to_host(*ip, link.index)).await?;
+        }
+        Ok(())
+    }
+
+    async fn open(&mut self, pod: &Attachment) -> Result<(), PodError> {
+        let open = Attachment { held: false, ..pod.clone() };
+        self.write_tables(&open)?;
+        Ok(self.dataplane.attach(Hook::Ingress(pod.host_ifindex), Program::FromPod)?)
+    }
+
+    async fn detach(&mut self, pod: &Attachment) -> Result<(), PodError> {
+        for ip in &pod.addresses {
+            self.tables.remove(Addr::from(*ip))?;
+        }
+        self.tables.remove_netns(pod.netns_cookie)?;
+        // Routes and neighbours go with the interface.
+        self.netlink.delete_link(&pod.host_ifname).await?;
+        for hook in Self::hooks(pod) {
+            self.dataplane.detach(hook)?;
+        }
+        Ok(())
+    }
+
+    async fn check(&mut self, pod: &Attachment) -> Result<(), PodError> {
+        let link = self.interface(pod).await?;
+        if !link.up {
+            return Err(PodError::Missing(format!("the carrier: interface {} is down", link.name)));
+        }
+        for hook in Self::hooks(pod) {
+            if !self.dataplane.is_attached(hook) {
+                return Err(PodError::Missing(format!("the program at {hook}")));
+            }
+        }
+        let routes = self.netlink.routes_through(link.index).await?;
+        for ip in &pod.addresses {
+            let entry = self.tables.get(Addr::from(*ip))?;
+            if entry.is_none_or(|entry| PodValue { nat_protocols: 0, ..entry } != pod_value(pod)) {
+                return Err(PodError::Missing(format!("the table entry of {ip}")));
+            }
+            let wanted = Route::to_host(*ip, link.index);
+            if !routes.iter().any(|route| route.destination == wanted.destination) {
+                return Err(PodError::Missing(format!("the route to {ip}")));
+            }
+        }
+        Ok(())
+    }
+}

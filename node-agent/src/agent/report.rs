@@ -1,0 +1,69 @@
+//! The agent's account of itself for `fairlead status`.
+//!
+//! This module must not know how it is sent or shown.
+
+use super::{agent::Agent, flags::SourceFlag};
+use crate::{
+    api::status::{MAX_PROBLEMS, StatusProblem, StatusReport, TableReport},
+    kernel::{programs::kernel_release, table_stats::TableStats},
+};
+
+/// All but what must be counted in the tables.
+pub fn report(agent: &Agent) -> StatusReport {
+    let model = &agent.model;
+    let counts = [
+        ("services", model.services().len()),
+        ("endpointSlices", model.slices().len()),
+        ("nodes", model.nodes().len()),
+        ("pods", model.pods().len()),
+        ("localPods", model.local_pods().count()),
+        ("wiredPods", agent.pods()),
+    ];
+    let hooks = agent.dataplane.attached();
+    let problem = |subject: &str, message: &str| StatusProblem { subject: subject.into(), message: message.into() };
+    let of_source = model.problems().iter().chain(agent.problems.iter()).map(|(s, m)| problem(s, m));
+    let of_services = agent.services.problems().into_iter().map(|p| problem(&p.subject, &p.message));
+    let of_hooks = hooks.as_ref().err().map(|error| problem("attachments", &error.to_string()));
+    let mut problems: Vec<_> = of_source.chain(of_services).chain(of_hooks).collect();
+    let more_problems = problems.len().saturating_sub(MAX_PROBLEMS) as u64;
+    problems.truncate(MAX_PROBLEMS);
+    StatusReport {
+        version: env!("CARGO_PKG_VERSION").into(),
+        kernel: kernel_release(),
+        node: model.node_name().to_string(),
+        source: match &agent.flags.source {
+            SourceFlag::Kube => "kube".into(),
+            SourceFlag::Dir(path) => format!("dir:{}", path.display()),
+        },
+        in_sync: agent.in_sync(),
+        waiting_for: agent.waiting_for(),
+        applied: agent.applied.iter().map(|(kind, version)| (kind.to_string(), version.clone())).collect(),
+        counts: counts.into_iter().map(|(name, count)| (name.into(), count as u64)).collect(),
+        tables: agent
+            .fill()
+            .into_iter()
+            .map(|fill| TableReport { name: fill.name.into(), entries: fill.entries, capacity: fill.capacity })
+            .collect(),
+        hooks: hooks.unwrap_or_default().iter().map(ToString::to_string).collect(),
+        problems,
+        more_problems,
+        ..StatusReport::default()
+    }
+}
+
+/// Adds what must be counted. Takes milliseconds when tables are full.
+pub fn with_counts(mut report: StatusReport, stats: &TableStats) -> StatusReport {
+    match stats.fill() {
+        Ok(fill) => report.tables.extend(fill.into_iter().map(|fill| TableReport {
+            name: fill.name.into(),
+            entries: fill.entries,
+            capacity: fill.capacity,
+        })),
+        Err(error) => report.problems.push(StatusProblem { subject: "tables".into(), message: error.to_string() }),
+    }
+    match stats.drops() {
+        Ok(drops) => report.drops = drops.into_iter().map(|(reason, count)| (reason.name().into(), count)).collect(),
+        Err(error) => report.problems.push(StatusProblem { subject: "drops".into(), message: error.to_string() }),
+    }
+    report
+}

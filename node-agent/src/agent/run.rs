@@ -1,0 +1,189 @@
+//! The agent from start to end: lock, kernel, source, servers, and the loop.
+//!
+//! Invariant: the loop never waits for a client; whatever it awaits is the kernel
+//! or a message. This module must not know what a change brings about.
+
+use std::{env, io, time::Duration};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+use tracing::{info, warn};
+
+use super::{
+    agent::Agent,
+    dataplane::{Dataplane, DataplaneError},
+    flags::{Flags, SourceFlag},
+    http::{self, Listening},
+    lock::{LockError, RunDirLock},
+    logging,
+    node::{Node, NodeError},
+    report,
+    vitals::Vitals,
+    waiters::{Reply, Waiters},
+};
+use crate::{
+    api::{
+        protocol::{Request, Response},
+        server::{Server, ServerError},
+    },
+    cni::{service::CniService, store::StoreError},
+    kernel::{
+        netlink::{Netlink, NetlinkError},
+        programs::kernel_release,
+        service_tables::ServiceTableError,
+    },
+    source::{self, Message, Source, SourceError, SourceSpec},
+};
+
+/// How many messages of the source are taken in before they are put in force.
+const COALESCE: usize = 64;
+/// How many requests may wait for the loop.
+const CALLS: usize = 128;
+
+/// Why the agent can't run.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each says what its cause says")]
+pub enum AgentError {
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("cannot write to run directory {run_dir}: {source}")]
+    RunDir { run_dir: String, source: io::Error },
+    #[error(transparent)]
+    Dataplane(#[from] DataplaneError),
+    #[error(transparent)]
+    Services(#[from] ServiceTableError),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error("cannot handle signals: {0}")]
+    Signals(#[source] io::Error),
+    #[error("the source has ended, which it never should; restart the agent")]
+    SourceEnded,
+}
+
+/// Runs the agent until SIGTERM or SIGINT, which leave the datapath in place.
+///
+/// Must be called within a tokio runtime.
+pub async fn run(flags: Flags) -> Result<(), AgentError> {
+    logging::start(flags.verbosity, flags.log_format);
+    let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
+    let paths = flags.paths.resolve(None);
+    let _lock = RunDirLock::take(&paths.run_dir)?;
+    let run_dir = paths.run_dir.display().to_string();
+    paths.remember().map_err(|source| AgentError::RunDir { run_dir, source })?;
+    let node_name = flags.node_name(env::var_os("NODE_NAME"), &host_name());
+    info!(version = env!("CARGO_PKG_VERSION"), kernel = kernel_release(), node = node_name, "fairlead agent");
+    flags.without_effect().iter().for_each(|line| warn!("{line}"));
+
+    let (dataplane, tables) = Dataplane::open(&paths, flags.socket_lb)?;
+    let netlink = Netlink::open()?;
+    let node = Node::new(flags.devices.0.clone(), flags.mtu)?;
+    let cni = if flags.cni { Some(CniService::load(&paths.run_dir)?) } else { None };
+    let (vitals, watched) = watch::channel(Vitals::new());
+    let (health_address, metrics_address) = (flags.healthz_bind_address.0, flags.metrics_bind_address.0);
+    let spec = source_spec(&flags);
+    let mut agent = Agent::new(flags, paths, dataplane, tables, netlink, node, cni, &node_name, vitals)?;
+    agent.start().await;
+
+    let (sender, mut calls) = mpsc::channel(CALLS);
+    let server = Server::bind(&agent.paths.run_dir)?;
+    let serving = tokio::spawn(server.serve(sender));
+    let Source { mut messages, control } = source::start(&spec).await?;
+    let (said, mut listening) = mpsc::unbounded_channel();
+    if let Some(address) = health_address {
+        let router = http::health(watched, agent.metrics());
+        tokio::spawn(http::serve("--healthz-bind-address", address, router, said.clone()));
+    }
+    if let Some(address) = metrics_address {
+        tokio::spawn(http::serve("--metrics-bind-address", address, http::metrics(agent.metrics()), said));
+    }
+
+    let mut waiters = Waiters::default();
+    let result = loop {
+        let wake = waiters.next_deadline().into_iter().chain([agent.next_tick()]).min().expect("there are two");
+        tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            message = messages.recv() => {
+                let Some(message) = message else { break Err(AgentError::SourceEnded) };
+                take_in(&mut agent, &mut waiters, message);
+                for _ in 1..COALESCE {
+                    let Ok(message) = messages.try_recv() else { break };
+                    take_in(&mut agent, &mut waiters, message);
+                }
+                agent.reconcile().await;
+            }
+            Some((request, reply)) = calls.recv() => match request {
+                Request::Cni(request) => {
+                    let response = agent.cni(request).await.map_or_else(Response::Failed, Response::Cni);
+                    // A plugin that gave up asks again.
+                    let _ = reply.send(response);
+                }
+                Request::Status { wait_ms: 0 } => answer(&agent, reply),
+                Request::Status { wait_ms } => {
+                    let deadline = Instant::now() + Duration::from_millis(wait_ms).min(LONGEST_WAIT);
+                    control.rescan(waiters.add(deadline, reply));
+                }
+            },
+            Some(said) = listening.recv() => note(&mut agent, &said),
+            () = sleep_until(wake) => agent.tick().await,
+        }
+        for reply in waiters.due(agent.in_sync(), Instant::now()) {
+            answer(&agent, reply);
+        }
+    };
+    info!("stopping; the datapath stays");
+    // Its socket goes with it.
+    serving.abort();
+    let _ = serving.await;
+    result
+}
+
+/// A wait that is longer than this is as good as for ever.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+
+fn take_in(agent: &mut Agent, waiters: &mut Waiters, message: Message) {
+    match message {
+        Message::Batch(batch) => agent.take_in(batch),
+        Message::Rescanned(token) => waiters.rescanned(token),
+    }
+}
+
+/// Counting entries takes milliseconds, which the loop doesn't have.
+fn answer(agent: &Agent, reply: Reply) {
+    let (report, stats) = (report::report(agent), agent.stats.clone());
+    tokio::task::spawn_blocking(move || {
+        // Whoever asked may have gone.
+        let _ = reply.send(Response::Status(report::with_counts(report, &stats)));
+    });
+}
+
+fn note(agent: &mut Agent, said: &Listening) {
+    let subject = format!("{} {}", said.flag, said.address);
+    match &said.error {
+        Some(error) => agent.problems.set(&subject, format!("cannot listen: {error}")),
+        None => agent.problems.clear(&subject),
+    }
+}
+
+fn source_spec(flags: &Flags) -> SourceSpec {
+    match &flags.source {
+        SourceFlag::Kube => SourceSpec::Kube { kubeconfig: flags.kubeconfig.clone() },
+        SourceFlag::Dir(path) => SourceSpec::Directory(path.clone()),
+    }
+}
+
+fn host_name() -> String {
+    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}

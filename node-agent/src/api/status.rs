@@ -1,0 +1,65 @@
+//! How the agent is doing, as `fairlead status` shows it.
+//!
+//! This module must not know where any of it comes from.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The agent's account of itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusReport {
+    /// The agent's version.
+    pub version: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// The Node that it runs.
+    pub node: String,
+    /// Where objects come from: `kube`, or `dir:PATH`.
+    pub source: String,
+    /// Whether everything the source says is in force.
+    pub in_sync: bool,
+    /// Why not, if it isn't.
+    pub waiting_for: Vec<String>,
+    /// The newest resourceVersion in force of each watched kind; empty for a
+    /// source without such.
+    pub applied: BTreeMap<String, String>,
+    /// How many there are of each thing, by name: `services`, `pods`.
+    pub counts: BTreeMap<String, u64>,
+    /// How full each table is.
+    pub tables: Vec<TableReport>,
+    /// Packets dropped since the tables were made, by reason; those that never happened too.
+    pub drops: BTreeMap<String, u64>,
+    /// Where programs of ours are: `cgroup-connect4`, `tcx-7-ingress`.
+    pub hooks: Vec<String>,
+    /// What is wrong at the moment; at most [`MAX_PROBLEMS`].
+    pub problems: Vec<StatusProblem>,
+    /// How many more problems there are.
+    pub more_problems: u64,
+}
+
+/// How many problems a report carries.
+pub const MAX_PROBLEMS: usize = 1000;
+
+/// How full a table is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TableReport {
+    /// Its name.
+    pub name: String,
+    /// Entries in it.
+    pub entries: u64,
+    /// Entries that it can hold.
+    pub capacity: u64,
+}
+
+/// Something that is wrong though the agent goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusProblem {
+    /// A file, an object, a table.
+    pub subject: String,
+    /// What is wrong with it.
+    pub message: String,
+}

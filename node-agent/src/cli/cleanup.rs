@@ -1,0 +1,131 @@
+//! `fairlead cleanup`: removes all that Fairlead made on this node, and nothing else.
+//!
+//! Each thing is recognised as ours by what its module says of it. The order is
+//! that of an agent's start reversed: first no new pods, then no more packets,
+//! then the tables. What is gone already is fine, so it can be run again.
+
+use std::{fs, io, path::Path};
+
+use tokio::runtime::Builder;
+
+use super::{
+    arguments::{CleanupArguments, Format},
+    print_json,
+};
+use crate::{
+    agent::{
+        install::{self, InstallError},
+        lock::{LockError, RunDirLock},
+        paths::Paths,
+    },
+    api::socket_path,
+    cni::store::{Store, StoreError},
+    kernel::{
+        bpffs::{Bpffs, BpffsError},
+        links::{LinkError, Links},
+        netlink::{Netlink, NetlinkError},
+    },
+};
+
+/// Why something was left.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each says what its cause says")]
+pub enum CleanupError {
+    #[error("{0}; cleanup needs it stopped")]
+    Running(#[source] LockError),
+    #[error(transparent)]
+    Lock(LockError),
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    #[error(transparent)]
+    Bpffs(#[from] BpffsError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot {verb} {path}: {source}")]
+    File { verb: &'static str, path: String, source: io::Error },
+    #[error("cannot print: {0}")]
+    Print(#[from] io::Error),
+}
+
+/// Removes everything and says what it was.
+pub fn run(arguments: &CleanupArguments) -> Result<(), CleanupError> {
+    let run_dir = &arguments.paths.run_dir;
+    let remembered_at = Paths::remembered_at(run_dir).display().to_string();
+    let remembered = Paths::remembered(run_dir).map_err(file("read", remembered_at))?;
+    let paths = arguments.paths.resolve(remembered);
+    let was_there = run_dir.is_dir();
+    let lock = RunDirLock::take(run_dir).map_err(|error| match error {
+        LockError::Held { .. } => CleanupError::Running(error),
+        LockError::Unusable { .. } => CleanupError::Lock(error),
+    })?;
+
+    let mut removed: Vec<String> = Vec::new();
+    removed.extend(install::uninstall(&paths)?.iter().map(|path| path.display().to_string()));
+    removed.extend(remove_devices(run_dir)?);
+    if let Some(bpffs) = Bpffs::existing(&paths.bpffs) {
+        if bpffs.links().is_dir() {
+            let links = Links::new(bpffs.links(), None).prune(|_| false)?;
+            removed.extend(links.iter().map(|hook| format!("program at {hook}")));
+        }
+        removed.extend(bpffs.remove()?.iter().map(|path| path.display().to_string()));
+    }
+    removed.extend(remove_run_dir(run_dir, lock, was_there)?);
+
+    match arguments.output {
+        Format::Json => print_json(&serde_json::json!({ "removed": removed }))?,
+        Format::Table if removed.is_empty() => anstream::println!("nothing of Fairlead's is here"),
+        Format::Table => removed.iter().for_each(|what| anstream::println!("removed {what}")),
+    }
+    Ok(())
+}
+
+fn file(verb: &'static str, path: String) -> impl FnOnce(io::Error) -> CleanupError {
+    move |source| CleanupError::File { verb, path, source }
+}
+
+/// Pods' interfaces that the run directory knows, the node's own device, and routes.
+fn remove_devices(run_dir: &Path) -> Result<Vec<String>, CleanupError> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let netlink = Netlink::open()?;
+        let mut removed = Vec::new();
+        for pod in Store::new(run_dir).load()?.attachments {
+            let is_ours = netlink.link(&pod.host_ifname).await?.is_some_and(|link| link.index == pod.host_ifindex);
+            if is_ours && netlink.delete_link(&pod.host_ifname).await? {
+                removed.push(format!("interface {}", pod.host_ifname));
+            }
+        }
+        for route in netlink.our_routes().await? {
+            if netlink.delete_route(&route).await? {
+                removed.push(format!("route to {route}"));
+            }
+        }
+        if netlink.delete_host_device().await? {
+            removed.push(format!("interface {}", crate::kernel::netlink::HOST_DEVICE));
+        }
+        Ok(removed)
+    })
+}
+
+/// The files that an agent makes, and the directory if nothing else is in it.
+fn remove_run_dir(run_dir: &Path, lock: RunDirLock, was_there: bool) -> Result<Vec<String>, CleanupError> {
+    let mut removed = Vec::new();
+    let store = Store::new(run_dir);
+    for path in [store.path().to_owned(), Paths::remembered_at(run_dir), socket_path(run_dir)] {
+        match fs::remove_file(&path) {
+            Ok(()) => removed.push(path.display().to_string()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(file("remove", path.display().to_string())(error)),
+        }
+    }
+    lock.remove(run_dir).map_err(file("remove the lock in", run_dir.display().to_string()))?;
+    // It stays if it holds something that isn't ours.
+    if fs::remove_dir(run_dir).is_ok() && was_there {
+        removed.push(run_dir.display().to_string());
+    }
+    Ok(removed)
+}
