@@ -37,13 +37,13 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// Brings all variants up.
+    /// Brings the variants up.
     ///
     /// # Errors
     /// Whatever a variant needs and the machine hasn't.
-    pub fn new(settings: &Settings, services: usize) -> Result<Self> {
+    pub fn new(settings: &Settings, variants: &[Variant], services: usize) -> Result<Self> {
         let sandbox = Sandbox::new();
-        let cluster = settings.variants.contains(&Variant::Fairlead).then(|| Cluster::of_one(&[]));
+        let cluster = variants.contains(&Variant::Fairlead).then(|| Cluster::of_one(&[]));
         let pods = cluster.as_ref().map(|cluster| cluster.node().pods("bench", ENDPOINTS + 1));
         let addresses = match &pods {
             Some(pods) => pods.iter().map(address).collect::<Result<Vec<_>>>()?,
@@ -59,7 +59,7 @@ impl Arena {
         // The baselines' rules take minutes to load at 10,000 Services, so all load at a time.
         let mut beds = thread::scope(|scope| {
             let set_up = |variant| baseline(variant, &sandbox, &addresses, &manifests, &workload, settings);
-            let baselines = settings.variants.iter().filter(|variant| **variant != Variant::Fairlead);
+            let baselines = variants.iter().filter(|variant| **variant != Variant::Fairlead);
             let threads: Vec<_> = baselines.map(|&variant| scope.spawn(move || set_up(variant))).collect();
             let join = |thread: ScopedJoinHandle<'_, Result<Bed>>| {
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

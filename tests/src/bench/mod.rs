@@ -89,15 +89,27 @@ pub struct Context {
 }
 
 impl Context {
-    /// The variants with so many Services, brought up unless they are.
+    /// All variants with so many Services, brought up unless they are.
     ///
     /// # Errors
     /// Whatever a variant needs and the machine hasn't.
     pub fn arena(&mut self, services: usize) -> Result<&Arena> {
-        if self.arena.as_ref().is_none_or(|arena| arena.services() != services) {
-            // The old nodes go first: they have the same names.
+        let variants = self.settings.variants.clone();
+        self.arena_with(&variants, services)
+    }
+
+    /// These variants, and perhaps more, with so many Services, brought up unless they are.
+    ///
+    /// # Errors
+    /// Whatever a variant needs and the machine hasn't.
+    pub fn arena_with(&mut self, variants: &[Variant], services: usize) -> Result<&Arena> {
+        let fits = |arena: &&Arena| {
+            arena.services() == services && variants.iter().all(|variant| arena.bed(*variant).is_some())
+        };
+        if self.arena.as_ref().filter(fits).is_none() {
+            // The old nodes go first: they would take memory and attention from the new.
             self.arena = None;
-            self.arena = Some(Arena::new(&self.settings, services)?);
+            self.arena = Some(Arena::new(&self.settings, variants, services)?);
         }
         Ok(self.arena.as_ref().expect("just brought up"))
     }

@@ -2,6 +2,7 @@
 
 mod connections;
 mod latency;
+mod programs;
 mod stream;
 
 use anyhow::Result;
@@ -35,6 +36,7 @@ pub const CASES: &[Case] = &[
     Case { name: "latency-tcp", about: "request-response over one TCP connection", run: latency::tcp },
     Case { name: "latency-udp", about: "request-response over one UDP socket", run: latency::udp },
     Case { name: "stream", about: "iperf3 TCP, one stream", run: stream::run },
+    Case { name: "programs", about: "cost per packet and size of each eBPF program", run: programs::run },
     Case {
         name: "connections-10000",
         about: "a TCP connection per request at 10,000 Services",

@@ -8,6 +8,7 @@
 
 mod connections;
 mod exchange;
+mod reconnect;
 mod server;
 
 use std::{
@@ -46,6 +47,8 @@ enum Command {
     Connections(Connections),
     /// Requests and responses over one socket.
     Exchange(Exchange),
+    /// connect() of one UDP socket, again and again: no packet is sent.
+    Reconnect(Reconnect),
 }
 
 /// Where a generator runs.
@@ -94,6 +97,14 @@ struct Exchange {
     /// The protocol.
     #[arg(long, default_value = "tcp")]
     transport: Transport,
+}
+
+#[derive(Args)]
+struct Reconnect {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    run: Run,
 }
 
 /// What to dial and how long.
@@ -165,6 +176,10 @@ pub fn run(load: Load) -> Result<()> {
         Command::Exchange(exchange) => {
             stay_in(&exchange.place)?;
             print(&exchange::exchange(&exchange)?)
+        }
+        Command::Reconnect(reconnect) => {
+            stay_in(&reconnect.place)?;
+            print(&reconnect::reconnect(&reconnect)?)
         }
     }
 }
