@@ -17,7 +17,7 @@ pub mod variant;
 pub mod workload;
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{self, AssertUnwindSafe},
     path::PathBuf,
 };
 
@@ -118,7 +118,7 @@ impl Context {
 /// Runs a case. The harness panics where it can't go on; here that is the end of
 /// one case, and of the arena that it ran in.
 fn attempt(case: &Case, context: &mut Context) -> Result<Vec<Section>> {
-    catch_unwind(AssertUnwindSafe(|| (case.run)(context))).unwrap_or_else(|panic| {
+    panic::catch_unwind(AssertUnwindSafe(|| (case.run)(context))).unwrap_or_else(|panic| {
         context.arena = None;
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         bail!("{}", text.unwrap_or("it panicked"))
@@ -151,6 +151,8 @@ pub fn run(bench: &Bench) -> Result<bool> {
         },
         arena: None,
     };
+    // A panic is a case's failure, and is told as such.
+    panic::set_hook(Box::new(|_| {}));
     let mut sections = Vec::new();
     for case in cases {
         eprintln!("{}: {}", case.name, case.about);
