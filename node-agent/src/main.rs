@@ -1,6 +1,6 @@
 //! `fairlead`: by what it is called with, the agent, the CLI or the CNI plugin.
 
-use std::{env, process::ExitCode};
+use std::{env, io, process::ExitCode};
 
 use anyhow::Context;
 use node_agent::{
@@ -9,9 +9,14 @@ use node_agent::{
         arguments::{self, Command},
         cleanup, status, version,
     },
+    cni::plugin,
 };
 
 fn main() -> ExitCode {
+    // A container runtime gives a plugin no arguments.
+    if env::args_os().len() <= 1 && env::var_os("CNI_COMMAND").is_some() {
+        return plugin::run(&|name| env::var(name).ok(), io::stdin(), io::stdout());
+    }
     let cli = match arguments::parse(env::args_os()) {
         Ok(cli) => cli,
         Err(error) => error.exit(),

@@ -9,8 +9,8 @@ use super::flags::LogFormat;
 /// Sends logs to stderr from now on. `$RUST_LOG`, where it's set, beats the verbosity.
 pub fn start(verbosity: u8, format: LogFormat) {
     let default = match verbosity {
-        0 => "info",
-        1 => "info,node_agent=debug",
+        0 => "info,aya=error",
+        1 => "info,aya=error,node_agent=debug",
         _ => "debug,node_agent=trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));

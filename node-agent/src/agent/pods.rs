@@ -107,13 +107,7 @@ impl KernelPods<'_> {
 
 fn pod_value(pod: &Attachment) -> PodValue {
     let held = if pod.held { PodValue::HELD } else { 0 };
-    PodValue {
-        ifindex: pod.host_ifindex,
-        flags: PodValue::HAS_MAC | held,
-        nat_protocols: 0,
-        mac: pod.pod_mac.0,
-        pad: [0; 2],
-    }
+    PodValue { ifindex: pod.host_ifindex, flags: held, nat_protocols: 0, mac: pod.pod_mac.0, pad: [0; 2] }
 }
 
 fn pod_netns(pod: &Attachment) -> PodNetns {

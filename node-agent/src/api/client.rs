@@ -59,9 +59,6 @@ pub enum ClientError {
     /// The answer was not understood.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
-    /// The answer is none to what was asked.
-    #[error("the agent answered something else than was asked; restart it with this binary's version")]
-    Unexpected,
     /// The agent could not do it.
     #[error(transparent)]
     Failed(#[from] Failure),

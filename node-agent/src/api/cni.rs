@@ -22,7 +22,7 @@ pub enum CniRequest {
     /// Connect the interface that was made with what [`CniRequest::Add`] reserved.
     /// Idempotent. An agent that has restarted since takes the addresses as they
     /// are, if they're still free.
-    Attach(Attachment),
+    Attach(Box<Attachment>),
     /// Disconnect and free the addresses. What isn't known is done already.
     Del(AttachmentId),
     /// Is this attachment as it should be?

@@ -82,6 +82,12 @@ impl Failure {
     }
 }
 
+impl From<Result<CniReply, Failure>> for Response {
+    fn from(result: Result<CniReply, Failure>) -> Self {
+        result.map_or_else(Self::Failed, Self::Cni)
+    }
+}
+
 /// Why a line could not be understood.
 #[derive(Debug, thiserror::Error)]
 pub enum ProtocolError {

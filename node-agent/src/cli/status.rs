@@ -16,7 +16,7 @@ use super::{
 };
 use crate::api::{
     client::{Client, ClientError},
-    protocol::{Request, Response},
+    protocol::{Failure, FailureReason, Request, Response},
     status::StatusReport,
 };
 
@@ -49,8 +49,10 @@ fn ask(run_dir: &Path, wait: Option<Duration>) -> Result<StatusReport, ClientErr
         let request = Request::Status { wait_ms: left.as_millis().try_into().unwrap_or(u64::MAX) };
         match client.call(&request, left + PATIENCE) {
             Ok(Response::Status(report)) => return Ok(report),
-            // An agent that says something else to this is not of this version.
-            Ok(_) => return Err(ClientError::Unexpected),
+            Ok(_) => {
+                let message = "the agent answered something else than was asked; restart it with this binary's version";
+                return Err(Failure::new(FailureReason::BadRequest, message).into());
+            }
             // It may be about to start, or restarting.
             Err(ClientError::NoAgent { .. } | ClientError::Failed(_)) if Instant::now() < deadline => {
                 thread::sleep(POLL.min(left));

@@ -164,7 +164,7 @@ impl CniService {
         self.ipam.set_cidrs(node.pod_cidrs);
         match request {
             CniRequest::Add(add) => return self.add(add, node).map(CniReply::Reserved),
-            CniRequest::Attach(attachment) => self.attach(attachment, node, datapath).await?,
+            CniRequest::Attach(attachment) => self.attach(*attachment, node, datapath).await?,
             CniRequest::Del(id) => self.del(&id, datapath).await?,
             CniRequest::Check { id, addresses } => self.check(&id, &addresses, datapath).await?,
             CniRequest::Gc { network, valid } => self.gc(&network, &valid, datapath).await?,

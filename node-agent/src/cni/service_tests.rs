@@ -105,7 +105,7 @@ impl Node {
     fn attach(&mut self, container: &str, pod: Option<&str>) -> Result<String, Failure> {
         let reservation = self.reserve(container)?;
         let attachment = attachment(container, pod, reservation.addresses.clone());
-        self.handle(CniRequest::Attach(attachment))?;
+        self.handle(CniRequest::Attach(Box::new(attachment)))?;
         Ok(reservation.addresses[0].to_string())
     }
 
@@ -210,12 +210,12 @@ fn a_restart_forgets_nothing() {
     assert_ne!(other.addresses[0].to_string(), kept);
     // Reservations are forgotten; an address that went to another meanwhile is refused to the first.
     assert_eq!(other.addresses, reserved);
-    let late = node.handle(CniRequest::Attach(attachment("b", None, reserved.clone())));
+    let late = node.handle(CniRequest::Attach(Box::new(attachment("b", None, reserved.clone()))));
     assert_eq!(reason(late), FailureReason::TryAgain);
     node.del("c").unwrap();
-    node.handle(CniRequest::Attach(attachment("b", None, reserved.clone()))).unwrap();
+    node.handle(CniRequest::Attach(Box::new(attachment("b", None, reserved.clone())))).unwrap();
     let wrong = attachment("b", None, vec!["10.0.0.77".parse().unwrap()]);
-    assert_eq!(reason(node.handle(CniRequest::Attach(wrong))), FailureReason::Mismatch);
+    assert_eq!(reason(node.handle(CniRequest::Attach(Box::new(wrong)))), FailureReason::Mismatch);
 }
 
 #[test]

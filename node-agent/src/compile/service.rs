@@ -20,9 +20,9 @@ use crate::model::objects::{EndpointSlice, Protocol, Service, ServicePort, Servi
 ///
 /// A port given twice (same number and protocol, which an API server refuses)
 /// counts once, the first time.
-pub fn service<'a>(
+pub fn service(
     service: &Service,
-    slices: &mut dyn Iterator<Item = &'a EndpointSlice>,
+    slices: &mut dyn Iterator<Item = &EndpointSlice>,
     node: &NodeContext,
 ) -> CompiledService {
     let mut compiled = CompiledService { created: service.created, ..CompiledService::default() };

@@ -115,14 +115,14 @@ impl Bpffs {
             }
         }
         let mounts = own_mounts();
-        if !entries(&self.root)?.is_empty() {
+        if !is_empty(&self.root)? {
             return Ok(removed);
         }
         if !mounts.contains(&self.root) && self.root != Path::new(DEFAULT_MOUNT) && fs::remove_dir(&self.root).is_ok() {
             removed.push(self.root.clone());
         }
         for point in mounts {
-            if self.root.starts_with(&point) && entries(&point)?.is_empty() {
+            if self.root.starts_with(&point) && is_empty(&point)? {
                 umount(&point).map_err(|errno| BpffsError::Access {
                     verb: "unmount",
                     path: point.clone(),
@@ -133,6 +133,12 @@ impl Bpffs {
         }
         Ok(removed)
     }
+}
+
+/// Whether nothing is there but what the kernel puts into every bpffs.
+fn is_empty(dir: &Path) -> Result<bool, BpffsError> {
+    let is_kernels = |path: &PathBuf| path.ends_with("maps.debug") || path.ends_with("progs.debug");
+    Ok(entries(dir)?.iter().all(is_kernels))
 }
 
 fn is_maps_dir(path: &Path) -> bool {

@@ -1,9 +1,9 @@
 //! What stands in the tables already, from an agent that ran before, becomes the
 //! record that the plan goes on from.
 //!
-//! Invariant: nothing that a frontend names is given to anybody else, however the
-//! earlier agent ended; ids stay with the service ports and endpoints that have
-//! them. What can't be right is written anew or cleared, never trusted.
+//! Invariant: ids stay with the service ports and endpoints that have them, and
+//! nothing that a frontend names is given to anybody else, after whichever write the
+//! earlier agent ended. What no agent can have written is written anew or cleared.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -42,7 +42,9 @@ impl Snapshot {
 
 impl ServicePlan {
     /// Takes over the tables as they stand. To be called once, on a new plan, before
-    /// any Service is set; the first [`apply`](Self::apply) then removes what none wants.
+    /// any Service is set and after waiting for readers (of what the earlier agent set
+    /// aside nothing is known); the first [`apply`](Self::apply) then removes what no
+    /// Service wants.
     pub fn adopt(&mut self, snapshot: Snapshot) {
         let Snapshot { frontends, backends, blocks } = snapshot;
         let services = frontends.iter().map(|(_, v)| v.service).chain(backends.iter().map(|(_, b)| b.service));
@@ -96,12 +98,42 @@ impl ServicePlan {
         for port in self.ports.values_mut() {
             port.slots.sort_by_key(Slot::place);
         }
+        self.adopted.extend(self.ports.keys());
         self.dirty_ports.extend(self.ports.keys());
+    }
+
+    /// Gives each adopted service port's record to the service port that holds one of
+    /// its frontends now. Not sooner: while Services are still coming, who holds a
+    /// frontend may change.
+    pub(super) fn match_adopted(&mut self) {
+        let adopted = std::mem::take(&mut self.adopted);
+        for id in &adopted {
+            let Some(left) = self.ports.get(id) else { continue };
+            let mut holders = left.named_by.iter().filter_map(|key| self.frontends.get(key)?.held_for());
+            if let Some(heir) = holders.find(|holder| *holder != 0 && !adopted.contains(holder)) {
+                self.bequeath(*id, heir);
+            }
+        }
+    }
+
+    /// The service port `heir` goes by the id `from` and has all that stands there.
+    fn bequeath(&mut self, from: u32, heir: u32) {
+        let Some(mut port) = self.ports.remove(&heir) else { return };
+        let Some(left) = self.ports.remove(&from) else { return };
+        port.inherit(left);
+        for frontend in &port.frontends {
+            if let Some(frontend) = self.frontends.get_mut(&frontend.key) {
+                frontend.rename(heir, from);
+            }
+        }
+        if let Some(service) = port.claimant.as_ref().and_then(|c| self.services.get_mut(&c.key)) {
+            service.ports.iter_mut().filter(|id| **id == heir).for_each(|id| *id = from);
+        }
+        self.dirty_ports.remove(&heir);
+        self.ports.insert(from, port);
     }
 }
 
 fn adopted_port(ports: &mut HashMap<u32, Port>, id: u32) -> &mut Port {
-    let port = ports.entry(id).or_insert_with(|| Port::new(id));
-    port.adopted = true;
-    port
+    ports.entry(id).or_insert_with(|| Port::new(id))
 }

@@ -70,6 +70,7 @@ impl ServicePlan {
 
     /// First round: backends and blocks that no frontend names yet.
     fn prepare(&mut self) -> Vec<Op> {
+        self.match_adopted();
         let mut ops = vec![];
         for id in &self.dirty_ports {
             let Some(port) = self.ports.get_mut(id) else { continue };

@@ -68,6 +68,12 @@ impl Frontend {
         }
     }
 
+    /// A service port goes by another id.
+    pub fn rename(&mut self, from: u32, to: u32) {
+        let claims = self.holder.iter_mut().chain(&mut self.waiting);
+        claims.filter(|c| c.port == from).for_each(|c| c.port = to);
+    }
+
     /// Whether the table may hold an entry.
     pub fn is_present(&self) -> bool {
         self.value.is_some() || !self.tried.is_empty()

@@ -67,8 +67,6 @@ pub(super) struct Port {
     pub id: u32,
     /// Whose it is; `None`: nobody's any more.
     pub claimant: Option<Arc<Claimant>>,
-    /// Found in the tables and not claimed since.
-    pub adopted: bool,
     /// How many frontends it holds; with none its endpoints need no backends.
     pub held: u32,
     /// [`CompiledPort::identity`].
@@ -95,7 +93,6 @@ impl Port {
         Self {
             id,
             claimant: None,
-            adopted: false,
             held: 0,
             identity: (Family::V4, 0, 0),
             frontends: vec![],
@@ -159,6 +156,22 @@ impl Port {
         self.claimant = None;
         self.frontends.clear();
         self.slots.iter_mut().for_each(|slot| slot.want = 0);
+    }
+
+    /// Takes over what an earlier plan left in the tables for this service port. To
+    /// be called before this port has anything in them itself.
+    pub fn inherit(&mut self, left: Port) {
+        self.id = left.id;
+        self.blocks = left.blocks;
+        self.named_by = left.named_by;
+        for slot in left.slots {
+            match self.slots.binary_search_by_key(&slot.place(), Slot::place) {
+                Ok(i) => {
+                    (self.slots[i].id, self.slots[i].written, self.slots[i].sure) = (slot.id, slot.written, slot.sure)
+                }
+                Err(i) => self.slots.insert(i, slot),
+            }
+        }
     }
 
     /// What a frontend of this port should hold.

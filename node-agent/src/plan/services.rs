@@ -17,14 +17,14 @@ use super::{
     room::{Capacities, Room, Usage},
 };
 use crate::{
-    compile::{CompiledPort, CompiledService},
+    compile::CompiledService,
     model::{change::Problem, objects::ObjectKey},
 };
 
 /// What all Services want, what the tables hold, and what is left to be done.
 #[derive(Debug)]
 pub struct ServicePlan {
-    services: HashMap<ObjectKey, ServiceState>,
+    pub(super) services: HashMap<ObjectKey, ServiceState>,
     /// By [`datapath::abi::FrontendValue::service`].
     pub(super) ports: HashMap<u32, Port>,
     pub(super) frontends: HashMap<FrontendKey, Frontend>,
@@ -33,6 +33,8 @@ pub struct ServicePlan {
     pub(super) last_service: u32,
     /// Frontends that the table may hold.
     pub(super) present: u32,
+    /// Service ports found in the tables, until they find their Services.
+    pub(super) adopted: BTreeSet<u32>,
     /// Service ports with something to write.
     pub(super) dirty_ports: BTreeSet<u32>,
     /// Frontends with something to write.
@@ -46,9 +48,9 @@ pub struct ServicePlan {
 }
 
 #[derive(Debug)]
-struct ServiceState {
+pub(super) struct ServiceState {
     claimant: Arc<Claimant>,
-    ports: Vec<u32>,
+    pub ports: Vec<u32>,
     addresses: Vec<Addr>,
 }
 
@@ -63,6 +65,7 @@ impl ServicePlan {
             room: Room::new(capacities),
             last_service: 0,
             present: 0,
+            adopted: BTreeSet::new(),
             dirty_ports: BTreeSet::new(),
             dirty_keys: BTreeSet::new(),
             refused: BTreeSet::new(),
@@ -91,10 +94,10 @@ impl ServicePlan {
 
         let mut ports = Vec::with_capacity(compiled.ports.len());
         for port in compiled.ports {
-            let id = self.port_for(&port, old_ports);
+            let is_it = |id: &&u32| self.ports.get(id).is_some_and(|p| p.identity == port.identity());
+            let id = old_ports.iter().find(is_it).copied().unwrap_or_else(|| self.new_service_id());
             let state = self.ports.entry(id).or_insert_with(|| Port::new(id));
             state.claimant = Some(claimant.clone());
-            state.adopted = false;
             if state.want(port) {
                 self.dirty_ports.insert(id);
             }
@@ -176,21 +179,6 @@ impl ServicePlan {
             if self.last_service != 0 && !self.ports.contains_key(&self.last_service) {
                 return self.last_service;
             }
-        }
-    }
-
-    /// The service port's record: the Service's own, or one that an earlier plan
-    /// left in the tables for one of its frontends, or a new one.
-    fn port_for(&mut self, port: &CompiledPort, own: &[u32]) -> u32 {
-        let is_own = |id: &&u32| self.ports.get(id).is_some_and(|p| p.identity == port.identity());
-        if let Some(id) = own.iter().find(is_own) {
-            return *id;
-        }
-        let left = port.frontends.iter().filter_map(|f| self.frontends.get(&f.key)?.value);
-        let mut adopted = left.map(|v| v.service).filter(|id| self.ports.get(id).is_some_and(|p| p.adopted));
-        match adopted.next() {
-            Some(id) => id,
-            None => self.new_service_id(),
         }
     }
 

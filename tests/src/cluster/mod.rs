@@ -5,6 +5,7 @@ mod agent;
 mod node;
 mod pod;
 mod runtime;
+mod shared;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -18,12 +19,14 @@ use std::{
 
 pub use agent::{Agent, binary};
 pub use node::Node;
+use node::Site;
 pub use pod::Pod;
 pub use runtime::{CniCall, CniError};
+pub use shared::{Balancing, LogOnFailure, shared};
 
 use crate::{
     manifest::{self, Directory, Service},
-    sandbox::{Namespace, Sandbox, make_directory},
+    sandbox::{Namespace, Sandbox, make_directory, mount_filesystem},
     traffic::Place,
 };
 
@@ -46,6 +49,8 @@ pub struct Cluster {
 pub struct Plan {
     nodes: Vec<String>,
     flags: Vec<String>,
+    pod_prefix: Option<u8>,
+    run_dir_bytes: Option<u64>,
 }
 
 impl Plan {
@@ -63,6 +68,20 @@ impl Plan {
         self
     }
 
+    /// The length of the nodes' IPv4 podCIDRs, where the usual 24 is too wide to be exhausted.
+    #[must_use]
+    pub fn pod_prefix(mut self, length: u8) -> Self {
+        self.pod_prefix = Some(length);
+        self
+    }
+
+    /// A filesystem of its own, so small, for the run directory of each agent.
+    #[must_use]
+    pub fn run_dir_bytes(mut self, bytes: u64) -> Self {
+        self.run_dir_bytes = Some(bytes);
+        self
+    }
+
     /// Brings everything up and waits until every agent is in sync.
     #[track_caller]
     pub fn start(self) -> Cluster {
@@ -70,10 +89,13 @@ impl Plan {
         let directory = Arc::new(Directory::new(sandbox.directory().join("source")));
         directory.put(&manifest::service_cidr("kubernetes", &SERVICE_CIDRS));
         let outside = Outside::new(&sandbox);
-        let plans = self.nodes.iter().zip(1..);
-        let nodes: Vec<_> =
-            plans.map(|(name, i)| Node::new(&sandbox, &directory, &outside.namespace, name, i)).collect();
+        let site = Site { sandbox: &sandbox, link: &outside.namespace, source: &directory };
+        let prefix = self.pod_prefix.unwrap_or(24);
+        let nodes: Vec<_> = self.nodes.iter().zip(1..).map(|(name, i)| Node::new(&site, name, i, prefix)).collect();
         for node in &nodes {
+            if let Some(bytes) = self.run_dir_bytes {
+                mount_filesystem("tmpfs", &node.run_dir(), Some(&format!("size={bytes}")));
+            }
             node.start_agent(&self.flags);
         }
         Cluster { nodes, outside, directory, next_service: AtomicU16::new(10), _sandbox: sandbox }

@@ -9,19 +9,26 @@ use std::{
     time::Duration,
 };
 
-use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 
 use super::{Agent, Pod, agent::binary};
 use crate::{
     manifest::{self, Directory},
-    sandbox::{self, Namespace, Sandbox, make_directory},
+    sandbox::{self, Namespace, Sandbox, make_directory, mount_filesystem},
     traffic::Place,
     wait,
 };
 
 /// How long an agent may take to be in sync: loading its programs is most of it.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where a node is made.
+pub(super) struct Site<'a> {
+    pub sandbox: &'a Sandbox,
+    /// The namespace of the link that the nodes are on.
+    pub link: &'a Namespace,
+    pub source: &'a Arc<Directory>,
+}
 
 /// A node. Cheap to clone: clones are the same node.
 #[derive(Clone, Debug)]
@@ -45,7 +52,8 @@ struct Inner {
 impl Node {
     /// Makes the node's namespace, with an uplink into that of the link, and its Node object.
     /// `number` is from 1 and tells its addresses.
-    pub(super) fn new(sandbox: &Sandbox, source: &Arc<Directory>, link: &Namespace, name: &str, number: u8) -> Self {
+    pub(super) fn new(site: &Site<'_>, name: &str, number: u8, pod_prefix: u8) -> Self {
+        let Site { sandbox, link, source } = site;
         let namespace = sandbox.namespace(name);
         let address = 10 + number;
         link.ip(&format!(
@@ -63,7 +71,7 @@ impl Node {
         let v6_host = u16::from_str_radix(&address.to_string(), 16).expect("two decimal digits are hexadecimal ones");
         let addresses =
             [Ipv4Addr::new(192, 0, 2, address).into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, v6_host).into()];
-        let pod_cidrs = [format!("10.244.{number}.0/24"), format!("fd00:10:244:{number}::/64")];
+        let pod_cidrs = [format!("10.244.{number}.0/{pod_prefix}"), format!("fd00:10:244:{number}::/64")];
         source.put(&manifest::node(name, &format!("zone-{number}"), &pod_cidrs, &addresses));
 
         let inner = Inner {
@@ -82,9 +90,7 @@ impl Node {
             make_directory(&directory);
         }
         make_directory(&node.host_cgroup());
-        let nothing = None::<&str>;
-        let mounted = mount(Some("bpf"), &node.bpf_mount(), Some("bpf"), MsFlags::empty(), nothing);
-        mounted.unwrap_or_else(|error| panic!("cannot mount bpffs at {}: {error}", node.bpf_mount().display()));
+        mount_filesystem("bpf", &node.bpf_mount(), None);
         node
     }
 
@@ -222,19 +228,37 @@ impl Node {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?} printed {text:?}: {error}"))
     }
 
+    /// How many packets were dropped for this reason.
+    ///
+    /// # Panics
+    /// If there is no such reason.
+    #[track_caller]
+    pub fn drops(&self, reason: &str) -> u64 {
+        let status = self.cli_json(&["status"]);
+        status["drops"][reason].as_u64().unwrap_or_else(|| panic!("no drops are called {reason}: {status}"))
+    }
+
     /// A pod on this node, made as the kubelet makes it: the Pod object, a namespace, CNI ADD. Its
     /// name is made unique.
     #[track_caller]
     pub fn pod(&self, name: &str) -> Pod {
-        let pod = Pod::start(self, name);
+        let pod = self.unknown_pod(name);
+        pod.announce();
         self.wait_for_sync();
         pod
+    }
+
+    /// A pod whose Pod object isn't there yet, as when CNI ADD beats the watch.
+    #[track_caller]
+    pub fn unknown_pod(&self, name: &str) -> Pod {
+        Pod::start(self, name)
     }
 
     /// So many pods.
     #[track_caller]
     pub fn pods(&self, name: &str, count: usize) -> Vec<Pod> {
-        let pods = (0..count).map(|_| Pod::start(self, name)).collect();
+        let pods: Vec<_> = (0..count).map(|_| self.unknown_pod(name)).collect();
+        pods.iter().for_each(Pod::announce);
         self.wait_for_sync();
         pods
     }

@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
+    thread,
 };
 
 use serde_json::Value;
@@ -28,13 +29,12 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Makes one. It may be shut until the agent knows its Pod object: `Node::wait_for_sync`.
+    /// Makes one, without a Pod object.
     #[track_caller]
     pub(super) fn start(node: &Node, name: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let manifest = manifest::pod(&name, node.name());
-        node.source().put(&manifest);
         let namespace = node.pod_namespace(&name);
         let cgroup = node.cgroup().join(format!("pod-{name}"));
         make_directory(&cgroup);
@@ -44,6 +44,13 @@ impl Pod {
         pod.addresses = addresses(&result);
         assert!(!pod.addresses.is_empty(), "ADD gave no address: {result}");
         pod
+    }
+
+    /// Puts its Pod object into the manifests. The pod is shut until the agent has read it:
+    /// `Node::wait_for_sync`.
+    #[track_caller]
+    pub fn announce(&self) {
+        self.node.source().put(&self.manifest);
     }
 
     /// A CNI call about this pod.
@@ -119,6 +126,10 @@ impl Place for Pod {
 impl Drop for Pod {
     fn drop(&mut self) {
         end_cgroup(&self.cgroup);
+        if thread::panicking() {
+            // A second panic would end the process, and the first one's message with it.
+            return;
+        }
         // Without an agent nobody answers; the pod's interface goes with its namespace.
         let _ = self.cni("DEL").run();
         self.namespace.remove();

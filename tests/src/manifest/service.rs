@@ -17,6 +17,7 @@ pub struct Service {
     ports: Vec<(String, &'static str, u16)>,
     affinity: Option<u32>,
     internal_policy: &'static str,
+    created: &'static str,
     /// The EndpointSlices; the first is the one that `backends` fills.
     pub slices: Vec<EndpointSlice>,
 }
@@ -30,6 +31,7 @@ impl Service {
             ports: Vec::new(),
             affinity: None,
             internal_policy: "Cluster",
+            created: "2026-01-01T00:00:00Z",
             slices: vec![EndpointSlice::default()],
         }
     }
@@ -64,6 +66,13 @@ impl Service {
     #[must_use]
     pub fn internal_local(mut self) -> Self {
         self.internal_policy = "Local";
+        self
+    }
+
+    /// `metadata.creationTimestamp`.
+    #[must_use]
+    pub fn created(mut self, time: &'static str) -> Self {
+        self.created = time;
         self
     }
 
@@ -134,7 +143,7 @@ impl Service {
         let mut manifest = json!({
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": { "namespace": NAMESPACE, "name": self.name },
+            "metadata": { "namespace": NAMESPACE, "name": self.name, "creationTimestamp": self.created },
             "spec": {
                 "type": "ClusterIP",
                 "clusterIP": self.addresses.first(),

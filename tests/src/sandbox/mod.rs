@@ -15,6 +15,8 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use nix::mount::{MsFlags, mount};
+
 pub use command::{output, run};
 pub use namespace::Namespace;
 pub(crate) use reaper::program;
@@ -103,4 +105,13 @@ pub fn cgroup_mount() -> PathBuf {
 /// If it can't be made.
 pub fn make_directory(path: &Path) {
     fs::create_dir_all(path).unwrap_or_else(|error| panic!("cannot make {}: {error}", path.display()));
+}
+
+/// Mounts a filesystem that needs no device. The sandbox it lies in unmounts it.
+///
+/// # Panics
+/// If it can't be mounted.
+pub fn mount_filesystem(kind: &str, path: &Path, options: Option<&str>) {
+    mount(Some(kind), path, Some(kind), MsFlags::empty(), options)
+        .unwrap_or_else(|error| panic!("cannot mount {kind} at {}: {error}", path.display()));
 }

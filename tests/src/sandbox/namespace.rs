@@ -11,6 +11,19 @@ use super::{output, run};
 /// Where `ip netns` keeps namespaces.
 pub(super) const NAMESPACES: &str = "/run/netns";
 
+/// What differs from the kernel's defaults in every namespace.
+const SYSCTLS: [(&str, &str); 6] = [
+    // Addresses must work at once: no test is about duplicate address detection.
+    ("net.ipv6.conf.all.accept_dad", "0"),
+    ("net.ipv6.conf.default.accept_dad", "0"),
+    // A client that opens thousands of connections a second would run out of ports otherwise.
+    ("net.ipv4.ip_local_port_range", "10240 65535"),
+    ("net.ipv4.tcp_tw_reuse", "1"),
+    // A test that asks a closed port twice wants two answers.
+    ("net.ipv4.icmp_ratelimit", "0"),
+    ("net.ipv6.icmp.ratelimit", "0"),
+];
+
 /// A network namespace. It outlives this value: the sandbox removes it, or `remove`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
@@ -21,12 +34,9 @@ impl Namespace {
     pub(crate) fn create(name: &str) -> Self {
         run(Command::new("ip").args(["netns", "add", name]), "");
         let namespace = Self { name: name.to_owned() };
-        // Addresses must work at once: no test is about duplicate address detection.
-        namespace.sysctl("net.ipv6.conf.all.accept_dad", "0");
-        namespace.sysctl("net.ipv6.conf.default.accept_dad", "0");
-        // A client that opens thousands of connections a second would run out of ports otherwise.
-        namespace.sysctl("net.ipv4.ip_local_port_range", "10240 65535");
-        namespace.sysctl("net.ipv4.tcp_tw_reuse", "1");
+        for (name, value) in SYSCTLS {
+            namespace.sysctl(name, value);
+        }
         namespace.ip("link set lo up");
         namespace
     }

@@ -7,6 +7,7 @@
 
 mod address;
 mod host_device;
+mod host_end;
 mod link;
 mod neighbour;
 mod route;
@@ -18,6 +19,7 @@ use tokio::task::JoinHandle;
 
 pub use address::InterfaceAddress;
 pub use host_device::{HOST_DEVICE, HOST_DEVICE_PEER, HostDevice};
+pub use host_end::HostEnd;
 pub use link::{Link, VethEnd};
 pub use neighbour::Neighbour;
 pub use route::{ROUTE_PROTOCOL, Route};

@@ -1,10 +1,13 @@
 //! Routes. Those of Fairlead carry its protocol number, and no others are ever
 //! replaced or deleted.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use futures::TryStreamExt;
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use rtnetlink::{
     RouteMessageBuilder,
     packet_route::{
@@ -20,6 +23,9 @@ use super::{Netlink, NetlinkError, absent_is_fine, errno};
 /// The protocol number of Fairlead's routes (`ip route show proto 197`), by which
 /// a restarted agent recognises them. Not in iproute2's list of known routing daemons.
 pub const ROUTE_PROTOCOL: u8 = 197;
+
+const ANY_V4: Ipv4Network = Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 0).expect("0 is a prefix length");
+const ANY_V6: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::UNSPECIFIED, 0).expect("0 is a prefix length");
 
 /// A route in the main table through one interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,7 +54,18 @@ impl fmt::Display for Route {
 impl Route {
     /// A route straight to one address.
     pub fn to_host(ip: IpAddr, ifindex: u32) -> Self {
-        Self { destination: IpNetwork::from(ip), ifindex, gateway: None, source: None }
+        Self::to_network(IpNetwork::from(ip), ifindex)
+    }
+
+    /// A route straight to a network.
+    pub fn to_network(destination: IpNetwork, ifindex: u32) -> Self {
+        Self { destination, ifindex, gateway: None, source: None }
+    }
+
+    /// A default route of the gateway's family.
+    pub fn default_via(gateway: IpAddr, ifindex: u32) -> Self {
+        let destination = if gateway.is_ipv4() { ANY_V4.into() } else { ANY_V6.into() };
+        Self { destination, ifindex, gateway: Some(gateway), source: None }
     }
 
     fn message(&self) -> RouteMessage {
@@ -76,8 +93,8 @@ impl Route {
 
     fn from_message(message: &RouteMessage) -> Option<Self> {
         let mut destination = match message.header.address_family {
-            AddressFamily::Inet => IpAddr::from([0; 4]),
-            AddressFamily::Inet6 => IpAddr::from([0; 16]),
+            AddressFamily::Inet => ANY_V4.ip().into(),
+            AddressFamily::Inet6 => ANY_V6.ip().into(),
             _ => return None,
         };
         let (mut ifindex, mut gateway, mut source) = (None, None, None);

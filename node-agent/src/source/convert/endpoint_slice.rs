@@ -23,7 +23,10 @@ impl Trim for api::EndpointSlice {
             // For DNS; no proxy can use it.
             "FQDN" => return None,
             other => {
-                findings.add("addressType", format_args!("{other:?} is none of IPv4, IPv6 and FQDN, the object is left out"));
+                findings.add(
+                    "addressType",
+                    format_args!("{other:?} is none of IPv4, IPv6 and FQDN, the object is left out"),
+                );
                 return None;
             }
         };
@@ -79,8 +82,12 @@ fn endpoint(index: usize, from: &api::Endpoint, ipv6: bool, findings: &mut Findi
         serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(true),
         terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
         node: shared(from.node_name.as_deref()),
-        zone_hints: sorted(hints.and_then(|hints| hints.for_zones.as_ref()).into_iter().flatten().map(|zone| &zone.name)),
-        node_hints: sorted(hints.and_then(|hints| hints.for_nodes.as_ref()).into_iter().flatten().map(|node| &node.name)),
+        zone_hints: sorted(
+            hints.and_then(|hints| hints.for_zones.as_ref()).into_iter().flatten().map(|zone| &zone.name),
+        ),
+        node_hints: sorted(
+            hints.and_then(|hints| hints.for_nodes.as_ref()).into_iter().flatten().map(|node| &node.name),
+        ),
     })
 }
 

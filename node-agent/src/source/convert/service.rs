@@ -64,8 +64,7 @@ impl Trim for api::Service {
                     &policies,
                     TrafficPolicy::Cluster,
                 ),
-                health_check_node_port: findings
-                    .optional_port("spec.healthCheckNodePort", spec.health_check_node_port),
+                health_check_node_port: findings.optional_port("spec.healthCheckNodePort", spec.health_check_node_port),
                 annotations: annotations(&metadata),
                 key,
             }
@@ -80,11 +79,8 @@ fn cluster_ips(spec: &api::ServiceSpec, findings: &mut Findings) -> Vec<std::net
     if spec.cluster_ip.as_deref() == Some("None") || listed.iter().any(|ip| ip == "None") {
         return Vec::new();
     }
-    let (field, ips) = if listed.is_empty() {
-        ("spec.clusterIP", spec.cluster_ip.as_slice())
-    } else {
-        ("spec.clusterIPs", listed)
-    };
+    let (field, ips) =
+        if listed.is_empty() { ("spec.clusterIP", spec.cluster_ip.as_slice()) } else { ("spec.clusterIPs", listed) };
     findings.ips(field, ips.iter().filter(|ip| !ip.is_empty()))
 }
 
@@ -120,12 +116,18 @@ fn ports(ports: &[api::ServicePort], findings: &mut Findings) -> Vec<ServicePort
 }
 
 fn affinity(spec: &api::ServiceSpec, findings: &mut Findings) -> Option<u32> {
-    if !findings.word("spec.sessionAffinity", spec.session_affinity.as_deref(), &[("None", false), ("ClientIP", true)], false)
-    {
+    if !findings.word(
+        "spec.sessionAffinity",
+        spec.session_affinity.as_deref(),
+        &[("None", false), ("ClientIP", true)],
+        false,
+    ) {
         return None;
     }
     let client_ip = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
-    let Some(seconds) = client_ip.and_then(|config| config.timeout_seconds) else { return Some(DEFAULT_AFFINITY_SECONDS) };
+    let Some(seconds) = client_ip.and_then(|config| config.timeout_seconds) else {
+        return Some(DEFAULT_AFFINITY_SECONDS);
+    };
     match u32::try_from(seconds) {
         Ok(seconds) if seconds > 0 => Some(seconds),
         _ => {

@@ -130,7 +130,8 @@ impl<K: Trim> ListWatch<K> {
         let mut problems = Vec::new();
         let mut bad = BTreeSet::new();
         let version = loop {
-            let page = self.client.request::<ObjectList<Listed<K>>>(request.list(&params).map_err(Error::BuildRequest)?);
+            let page =
+                self.client.request::<ObjectList<Listed<K>>>(request.list(&params).map_err(Error::BuildRequest)?);
             let page = timeout(ANSWER, page).await.map_err(|_| timed_out())??;
             for Listed(trimmed, _) in page.items {
                 if !trimmed.message.is_empty() {

@@ -64,10 +64,7 @@ async fn config(kubeconfig: Option<&Path>) -> Result<Config, SourceError> {
             None => Config::from_kubeconfig(&options).await,
         }
     };
-    read.await.map_err(|error| SourceError::Kubeconfig {
-        path: kubeconfig.map(Path::to_owned),
-        reason: chain(&error),
-    })
+    read.await.map_err(|error| SourceError::Kubeconfig { path: kubeconfig.map(Path::to_owned), reason: chain(&error) })
 }
 
 /// Passes on what the watches say until nobody listens; the watches end with it.

@@ -1,0 +1,111 @@
+//! What the plugin says when it fails: the specification's error object and codes.
+
+use serde_json::{Value, json};
+
+use super::version::CniVersion;
+use crate::{
+    api::{client::ClientError, protocol::FailureReason},
+    kernel::{netlink::NetlinkError, netns::NetnsError, sysctl::SysctlError},
+};
+
+/// The specification's codes, and from 100 on ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Code {
+    /// The configuration is of a version that the plugin doesn't speak.
+    IncompatibleVersion = 1,
+    /// The configuration has a field that the plugin can't honour.
+    UnsupportedField = 2,
+    /// The container isn't known; nothing has to be cleaned up.
+    UnknownContainer = 3,
+    /// A `CNI_` variable is missing or invalid.
+    InvalidEnvironment = 4,
+    /// Reading or writing failed.
+    Io = 5,
+    /// The configuration is not JSON.
+    Decode = 6,
+    /// The configuration makes no sense.
+    InvalidConfig = 7,
+    /// It will work later.
+    TryAgain = 11,
+    /// STATUS: an ADD would fail.
+    NotReady = 50,
+    /// No address is left.
+    PoolExhausted = 100,
+    /// The pod has an interface of that name that isn't ours.
+    InterfaceExists = 101,
+    /// The kernel refused.
+    Kernel = 102,
+    /// The agent can't save which pod has which address.
+    Storage = 103,
+    /// CHECK: the interface isn't as it should be.
+    Mismatch = 104,
+    /// Plugin and agent don't understand each other.
+    Protocol = 105,
+}
+
+/// Why a command failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct CniError {
+    /// The code.
+    pub code: Code,
+    /// What happened and what to do about it.
+    pub message: String,
+}
+
+impl CniError {
+    /// An error with a code.
+    pub fn new(code: Code, message: impl std::fmt::Display) -> Self {
+        Self { code, message: message.to_string() }
+    }
+
+    /// The error object.
+    pub fn to_json(&self, version: CniVersion) -> Value {
+        json!({ "cniVersion": version.as_str(), "code": self.code as u32, "msg": self.message })
+    }
+}
+
+impl From<ClientError> for CniError {
+    fn from(error: ClientError) -> Self {
+        let code = match &error {
+            ClientError::NoAgent { .. } | ClientError::TimedOut { .. } => Code::TryAgain,
+            ClientError::Io { .. } => Code::Io,
+            ClientError::Protocol(_) => Code::Protocol,
+            ClientError::Failed(failure) => match failure.reason {
+                FailureReason::BadRequest => Code::InvalidConfig,
+                FailureReason::TryAgain => Code::TryAgain,
+                FailureReason::PoolExhausted => Code::PoolExhausted,
+                FailureReason::NotFound => Code::UnknownContainer,
+                FailureReason::Mismatch => Code::Mismatch,
+                FailureReason::Storage => Code::Storage,
+                FailureReason::Kernel => Code::Kernel,
+            },
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<NetlinkError> for CniError {
+    fn from(error: NetlinkError) -> Self {
+        let code = if matches!(error, NetlinkError::Foreign { .. }) { Code::InterfaceExists } else { Code::Kernel };
+        Self::new(code, error)
+    }
+}
+
+impl From<SysctlError> for CniError {
+    fn from(error: SysctlError) -> Self {
+        Self::new(Code::Kernel, error)
+    }
+}
+
+impl From<NetnsError> for CniError {
+    fn from(error: NetnsError) -> Self {
+        match error {
+            NetnsError::Open { .. } | NetnsError::NotANetns(_) => {
+                Self::new(Code::InvalidEnvironment, format!("CNI_NETNS: {error}"))
+            }
+            _ => Self::new(Code::Kernel, error),
+        }
+    }
+}

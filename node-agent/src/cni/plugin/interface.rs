@@ -1,0 +1,191 @@
+//! The interface itself: the veth pair, and the pod's end with its addresses and routes.
+//!
+//! Invariant: everything here can be done again over what a plugin that was
+//! killed halfway left; an interface that isn't ours is never touched.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsFd,
+};
+
+use datapath::abi::GATEWAY_MAC;
+use ipnetwork::IpNetwork;
+
+use super::error::{CniError, Code};
+use crate::{
+    api::cni::Reservation,
+    kernel::{
+        netlink::{Link, Neighbour, Netlink, Route, VethEnd},
+        netns::Netns,
+        sysctl,
+    },
+};
+
+/// A pod's router for IPv4. No interface has it: a neighbour entry leads to the node's end.
+const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// A pod's router for IPv6, likewise.
+const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// A pod's router.
+pub fn gateway(ipv6: bool) -> IpAddr {
+    if ipv6 { GATEWAY_V6.into() } else { GATEWAY_V4.into() }
+}
+
+/// The interface to be made, or checked.
+pub struct Interface<'a> {
+    /// The node's namespace.
+    pub node: &'a Netns,
+    /// The pod's namespace.
+    pub pod: &'a Netns,
+    /// The name of the pod's end.
+    pub ifname: &'a str,
+    /// The names and addresses.
+    pub reservation: &'a Reservation,
+}
+
+/// The node's end after [`Interface::make`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostEnd {
+    /// Its index.
+    pub ifindex: u32,
+    /// Whether it has just been made.
+    pub new: bool,
+}
+
+impl Interface<'_> {
+    /// Makes the veth pair unless it is there already with these addresses. The
+    /// node's end stays down: the agent sets it up once nothing can pass that
+    /// shouldn't.
+    pub fn make(&self) -> Result<HostEnd, CniError> {
+        let host_name = &self.reservation.host_ifname;
+        let in_pod = within(self.pod, async |netlink| Ok(netlink.link(self.ifname).await?))?;
+        within(self.node, async |netlink| {
+            match (netlink.link(host_name).await?, in_pod) {
+                (Some(host), Some(pod)) if self.is_pair(&host, &pod) => {
+                    if !self.reservation.new {
+                        return Ok(HostEnd { ifindex: host.index, new: false });
+                    }
+                    // Left by an ADD that failed, perhaps with other addresses.
+                    netlink.delete_link(host_name).await?;
+                }
+                (_, Some(_)) => return Err(self.taken()),
+                // Its peer is elsewhere: left by an ADD into another namespace.
+                (Some(_), None) => drop(netlink.delete_link(host_name).await?),
+                (None, None) => {}
+            }
+            let host = VethEnd { name: host_name, mac: GATEWAY_MAC, mtu: self.reservation.mtu };
+            let pod = VethEnd { name: self.ifname, mac: self.reservation.pod_mac.0, mtu: self.reservation.mtu };
+            netlink.add_veth(&host, &pod, Some(self.pod.as_fd())).await?;
+            let made = netlink.link(host_name).await?;
+            let gone = || CniError::new(Code::Kernel, format!("interface {host_name} vanished as soon as it was made"));
+            Ok(HostEnd { ifindex: made.ok_or_else(gone)?.index, new: true })
+        })
+    }
+
+    /// Gives the pod's end its addresses, routes and neighbours, and sets it up.
+    pub fn configure(&self) -> Result<(), CniError> {
+        within(self.pod, async |netlink| {
+            let addresses = &self.reservation.addresses;
+            sysctl::prepare_pod_device(self.ifname, addresses.iter().any(IpAddr::is_ipv6))?;
+            if let Some(loopback) = netlink.link("lo").await? {
+                netlink.set_up(loopback.index).await?;
+            }
+            let ifindex = self.pod_end(&netlink).await?.index;
+            netlink.set_up(ifindex).await?;
+            for ip in addresses {
+                netlink.add_address(ifindex, *ip, IpNetwork::from(*ip).prefix()).await?;
+                netlink.set_neighbour(&gateway_neighbour(ifindex, ip.is_ipv6())).await?;
+                for route in routes(ifindex, ip.is_ipv6()) {
+                    netlink.set_route(&route).await?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Fails, saying what is wrong, unless both ends are as [`Interface::make`]
+    /// and [`Interface::configure`] left them.
+    pub fn check(&self) -> Result<(), CniError> {
+        let wrong = |what: String| Err(CniError::new(Code::Mismatch, what));
+        let host_name = &self.reservation.host_ifname;
+        let host = within(self.node, async |netlink| Ok(netlink.link(host_name).await?))?;
+        let Some(host) = host else { return wrong(format!("interface {host_name} of the node is gone")) };
+        within(self.pod, async |netlink| {
+            let name = self.ifname;
+            let pod = self.pod_end(&netlink).await?;
+            if !self.is_pair(&host, &pod) {
+                return wrong(format!("{name} is not the interface that ADD made"));
+            }
+            if !pod.up {
+                return wrong(format!("{name} is down"));
+            }
+            let addresses = netlink.addresses().await?;
+            let neighbours = netlink.permanent_neighbours().await?;
+            let through = netlink.routes_through(pod.index).await?;
+            for ip in &self.reservation.addresses {
+                let prefix_len = IpNetwork::from(*ip).prefix();
+                if !addresses.iter().any(|a| (a.ifindex, a.ip, a.prefix_len) == (pod.index, *ip, prefix_len)) {
+                    return wrong(format!("{name} has lost its address {ip}/{prefix_len}"));
+                }
+                if !neighbours.contains(&gateway_neighbour(pod.index, ip.is_ipv6())) {
+                    return wrong(format!("{name} has lost its neighbour entry for {}", gateway(ip.is_ipv6())));
+                }
+                for route in routes(pod.index, ip.is_ipv6()) {
+                    if !through.contains(&route) {
+                        return wrong(format!("{name} has lost its route to {}", route.destination));
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
+    async fn pod_end(&self, netlink: &Netlink) -> Result<Link, CniError> {
+        let gone = || CniError::new(Code::Mismatch, format!("there is no interface {} in the pod", self.ifname));
+        netlink.link(self.ifname).await?.ok_or_else(gone)
+    }
+
+    fn is_pair(&self, host: &Link, pod: &Link) -> bool {
+        pod.kind == "veth"
+            && pod.mac == Some(self.reservation.pod_mac.0)
+            && pod.peer_index == Some(host.index)
+            && host.peer_index == Some(pod.index)
+    }
+
+    fn taken(&self) -> CniError {
+        CniError::new(
+            Code::InterfaceExists,
+            format!("CNI_IFNAME: the container has an interface {} already, which isn't Fairlead's", self.ifname),
+        )
+    }
+}
+
+/// Deletes the node's end, and the pod's with it, wherever that is.
+pub fn delete(node: &Netns, host_ifname: &str) -> Result<(), CniError> {
+    within(node, async |netlink| Ok(netlink.delete_link(host_ifname).await.map(drop)?))
+}
+
+fn gateway_neighbour(ifindex: u32, ipv6: bool) -> Neighbour {
+    Neighbour { ifindex, ip: gateway(ipv6), mac: GATEWAY_MAC }
+}
+
+/// The default route, preceded for IPv4 by one to its gateway; IPv6 needs none to
+/// a link-local address.
+fn routes(ifindex: u32, ipv6: bool) -> Vec<Route> {
+    let default = Route::default_via(gateway(ipv6), ifindex);
+    if ipv6 { vec![default] } else { vec![Route::to_host(gateway(false), ifindex), default] }
+}
+
+/// Does netlink's work in a namespace.
+fn within<T: Send>(
+    netns: &Netns,
+    work: impl AsyncFnOnce(Netlink) -> Result<T, CniError> + Send,
+) -> Result<T, CniError> {
+    netns.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .map_err(|e| CniError::new(Code::Io, format!("can't wait for netlink's answers: {e}")))?;
+        runtime.block_on(async { work(Netlink::open()?).await })
+    })?
+}

@@ -1,0 +1,214 @@
+//! The files below the directory, as one sees them, and inotify watches on all that
+//! decides what one sees.
+//!
+//! A directory is watched by its real path, which may be seen under several names
+//! through symbolic links; a manifest that is a link is watched where it leads too.
+//! So a ConfigMap mount works: its files are links by way of `..data`, which the
+//! kubelet swings from one dotted directory to the next. Invariant: a directory is
+//! watched before it is read, so nothing that comes later goes unseen.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+
+use super::manifest::Format;
+
+/// What a look at a part of the tree has found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Manifests that are there.
+    pub(super) files: BTreeSet<PathBuf>,
+    /// Manifests that were there before and aren't any more.
+    pub(super) gone: BTreeSet<PathBuf>,
+    /// Directories that can't be read or watched, and why.
+    pub(super) trouble: BTreeMap<PathBuf, String>,
+    directories: BTreeSet<PathBuf>,
+    /// What was known below these is in neither `files` nor `gone`.
+    unreadable: BTreeSet<PathBuf>,
+}
+
+/// What is known of the tree.
+pub(super) struct Tree {
+    root: PathBuf,
+    watcher: RecommendedWatcher,
+    files: BTreeSet<PathBuf>,
+    /// Directories by real path, and the names under which they are seen.
+    directories: BTreeMap<PathBuf, BTreeSet<PathBuf>>,
+    /// Where links that are seen as manifests really lead, and the links.
+    targets: BTreeMap<PathBuf, BTreeSet<PathBuf>>,
+    /// Names seen that are symbolic links.
+    links: BTreeSet<PathBuf>,
+}
+
+impl Tree {
+    /// Knows nothing yet; [`Tree::look`] at the root does.
+    pub(super) fn new(root: PathBuf, watcher: RecommendedWatcher) -> Self {
+        Self {
+            root,
+            watcher,
+            files: BTreeSet::new(),
+            directories: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            links: BTreeSet::new(),
+        }
+    }
+
+    /// Where it begins.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Looks at a directory that is in the tree, and at all below it. The name may
+    /// turn out to be of a file, or of nothing.
+    pub(super) fn look(&mut self, top: &Path) -> Found {
+        let mut found = Found::default();
+        let above = top.ancestors().skip(1).take_while(|directory| directory.starts_with(&self.root));
+        let mut above: Vec<PathBuf> = above.filter_map(|directory| directory.canonicalize().ok()).collect();
+        self.links.retain(|link| !link.starts_with(top) || link == top);
+        for links in self.targets.values_mut() {
+            links.retain(|link| !link.starts_with(top));
+        }
+        self.visit_entry(top, &mut above, &mut found);
+        let unreadable = |path: &Path| found.unreadable.iter().any(|directory| path.starts_with(directory));
+        for file in self.files.iter().filter(|file| file.starts_with(top)) {
+            if !found.files.contains(file) && !unreadable(file) {
+                found.gone.insert(file.clone());
+            }
+        }
+        for names in self.directories.values_mut() {
+            names.retain(|name| !name.starts_with(top) || found.directories.contains(name) || unreadable(name));
+        }
+        let Self { watcher, directories, targets, .. } = self;
+        targets.retain(|_, links| !links.is_empty());
+        directories.retain(|real, names| {
+            if names.is_empty() {
+                // It is most likely gone, and its watch with it.
+                let _ = watcher.unwatch(real);
+            }
+            !names.is_empty()
+        });
+        self.files.retain(|file| !found.gone.contains(file));
+        self.files.extend(found.files.iter().cloned());
+        found
+    }
+
+    /// Looks at one name that may be a manifest's: whether there is one.
+    pub(super) fn look_at_file(&mut self, path: &Path) -> bool {
+        let mut found = Found::default();
+        if self.links.contains(path) {
+            self.targets.values_mut().for_each(|links| {
+                links.remove(path);
+            });
+            self.targets.retain(|_, links| !links.is_empty());
+        }
+        self.visit_entry(path, &mut Vec::new(), &mut found);
+        if found.files.is_empty() {
+            self.files.remove(path);
+        }
+        self.files.extend(found.files.iter().cloned());
+        !found.files.is_empty()
+    }
+
+    /// `above` are the real paths of the directories that one is in, by which a link
+    /// that leads into itself is known.
+    fn visit(&mut self, directory: &Path, above: &mut Vec<PathBuf>, found: &mut Found) {
+        let entries = directory.canonicalize().and_then(|real| {
+            if above.contains(&real) {
+                return Ok(None);
+            }
+            self.watch(&real).unwrap_or_else(|message| {
+                found.trouble.insert(directory.to_owned(), message);
+            });
+            let entries = fs::read_dir(directory)?;
+            self.directories.entry(real.clone()).or_default().insert(directory.to_owned());
+            above.push(real);
+            Ok(Some(entries))
+        });
+        let entries = match entries {
+            Ok(Some(entries)) => entries,
+            Ok(None) => return,
+            // It went meanwhile. The root, though, is never meant to go.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && directory != self.root => return,
+            Err(error) => {
+                found.trouble.insert(directory.to_owned(), format!("can't read the directory: {error}"));
+                found.unreadable.insert(directory.to_owned());
+                return;
+            }
+        };
+        found.directories.insert(directory.to_owned());
+        for entry in entries.flatten() {
+            if !is_hidden(&entry.path()) {
+                self.visit_entry(&entry.path(), above, found);
+            }
+        }
+        above.pop();
+    }
+
+    fn visit_entry(&mut self, path: &Path, above: &mut Vec<PathBuf>, found: &mut Found) {
+        let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
+        if is_link {
+            self.links.insert(path.to_owned());
+        } else {
+            self.links.remove(path);
+        }
+        let metadata = match fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(_) if path == self.root => return self.visit(path, above, found),
+            Err(_) => return,
+        };
+        if metadata.is_dir() {
+            self.visit(path, above, found);
+        } else if metadata.is_file() && Format::of(path).is_some() {
+            found.files.insert(path.to_owned());
+            if is_link && let Ok(target) = path.canonicalize() {
+                // Should this fail, a rescan still sees what changed.
+                let _ = target.parent().map(|parent| self.watch(parent));
+                self.targets.entry(target).or_default().insert(path.to_owned());
+            }
+        }
+    }
+
+    fn watch(&mut self, real: &Path) -> Result<(), String> {
+        self.watcher.watch(real, RecursiveMode::NonRecursive).map_err(|error| match error.kind {
+            notify::ErrorKind::MaxFilesWatch => {
+                "can't watch the directory: too many watches, raise fs.inotify.max_user_watches".to_owned()
+            }
+            _ => format!("can't watch the directory: {error}"),
+        })
+    }
+
+    /// Under which names something at a real path is seen.
+    pub(super) fn names_of(&self, real: &Path) -> Vec<PathBuf> {
+        let mut names: Vec<PathBuf> = self.directories.get(real).into_iter().flatten().cloned().collect();
+        names.extend(self.targets.get(real).into_iter().flatten().cloned());
+        if let (Some(parent), Some(name)) = (real.parent(), real.file_name()) {
+            names.extend(self.directories.get(parent).into_iter().flatten().map(|directory| directory.join(name)));
+        }
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Whether a directory has links right in it, which hidden names may lead on.
+    pub(super) fn has_links(&self, directory: &Path) -> bool {
+        self.below(&self.links, directory).any(|link| link.parent() == Some(directory))
+    }
+
+    /// Whether a name is a directory's, or was.
+    pub(super) fn is_directory(&self, path: &Path) -> bool {
+        path.is_dir() || self.directories.values().any(|names| names.contains(path))
+    }
+
+    fn below<'a>(&self, paths: &'a BTreeSet<PathBuf>, top: &'a Path) -> impl Iterator<Item = &'a PathBuf> {
+        paths.range(top.to_owned()..).take_while(move |path| path.starts_with(top))
+    }
+}
+
+/// Whether a name begins with a dot.
+pub(super) fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+}
