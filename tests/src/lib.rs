@@ -6,6 +6,7 @@
 //!
 //! It must not know how Fairlead works inside: it drives the binary, as a cluster would.
 
+pub mod bench;
 pub mod cluster;
 pub mod manifest;
 pub mod sandbox;
