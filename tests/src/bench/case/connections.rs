@@ -1,0 +1,29 @@
+//! A connection per request, pod to ClusterIP to pod on the node.
+
+use anyhow::Result;
+
+use crate::bench::{
+    Context,
+    figure::{Section, Target, whole},
+};
+
+/// Connections per second at so many Services.
+pub(super) fn run(context: &mut Context, case: &str, services: usize) -> Result<Vec<Section>> {
+    let (rounds, seconds) = (context.settings.rounds, context.settings.seconds.to_string());
+    let [series] = context.arena(services)?.take_turns(rounds, |bed| {
+        let result = bed.run_load("connections", &["--seconds", &seconds])?;
+        Ok([result.completed as f64 / result.seconds])
+    })?;
+    let title = format!("Connections at {} Services", whole(services as f64));
+    let mut section = Section::new(case, title, "/s");
+    section.series = series;
+    section.compare("fairlead", "direct", Target::AtLeast(1.05));
+    section.compare("fairlead", "iptables", Target::Above(1.0));
+    section.compare("fairlead", "nftables", Target::Above(1.0));
+    section.notes.push(
+        "Connect, one byte, one byte back, the server closes; one connection at a time, over ten Services (direct: \
+         over their five backends) in turn."
+            .into(),
+    );
+    Ok(vec![section])
+}

@@ -1,0 +1,45 @@
+//! The cases: each measures one thing and says what is asked of it.
+
+mod connections;
+mod latency;
+mod programs;
+mod stream;
+
+use anyhow::Result;
+
+use super::{Context, figure::Section};
+
+/// A benchmark.
+pub struct Case {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it measures.
+    pub about: &'static str,
+    /// Measures.
+    pub run: fn(&mut Context) -> Result<Vec<Section>>,
+}
+
+impl Case {
+    /// Whether a name on the command line means this case: its own, or that of its family.
+    pub fn is(&self, name: &str) -> bool {
+        self.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    }
+}
+
+/// All cases, in the order in which they run: those of one number of Services together.
+pub const CASES: &[Case] = &[
+    Case {
+        name: "connections-10",
+        about: "a TCP connection per request at 10 Services",
+        run: |context| connections::run(context, "connections-10", 10),
+    },
+    Case { name: "latency-tcp", about: "request-response over one TCP connection", run: latency::tcp },
+    Case { name: "latency-udp", about: "request-response over one UDP socket", run: latency::udp },
+    Case { name: "stream", about: "iperf3 TCP, one stream", run: stream::run },
+    Case { name: "programs", about: "cost per packet and size of each eBPF program", run: programs::run },
+    Case {
+        name: "connections-10000",
+        about: "a TCP connection per request at 10,000 Services",
+        run: |context| connections::run(context, "connections-10000", 10_000),
+    },
+];

@@ -1,0 +1,5 @@
+//! Servers and clients for the tests; see `tests::traffic`.
+
+fn main() -> std::process::ExitCode {
+    tests::traffic::main()
+}

@@ -1,0 +1,289 @@
+//! A node: a network namespace with an uplink, a cgroup, the agent and its directories.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use super::{Agent, Pod, agent::binary};
+use crate::{
+    manifest::{self, Directory},
+    sandbox::{self, Namespace, Sandbox, make_directory, mount_filesystem},
+    traffic::Place,
+    wait,
+};
+
+/// How long an agent may take to be in sync: loading its programs is most of it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where a node is made.
+pub(super) struct Site<'a> {
+    pub sandbox: &'a Sandbox,
+    /// The namespace of the link that the nodes are on.
+    pub link: &'a Namespace,
+    pub source: &'a Arc<Directory>,
+}
+
+/// A node. Cheap to clone: clones are the same node.
+#[derive(Clone, Debug)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    addresses: [IpAddr; 2],
+    sandbox_name: String,
+    namespace: Namespace,
+    directory: PathBuf,
+    source: Arc<Directory>,
+    cgroup: PathBuf,
+    agent: Mutex<Option<Agent>>,
+    flags: Mutex<Vec<String>>,
+}
+
+impl Node {
+    /// Makes the node's namespace, with an uplink into that of the link, and its Node object.
+    /// `number` is from 1 and tells its addresses.
+    pub(super) fn new(site: &Site<'_>, name: &str, number: u8, pod_prefix: u8) -> Self {
+        let Site { sandbox, link, source } = site;
+        let namespace = sandbox.namespace(name);
+        let address = 10 + number;
+        link.ip(&format!(
+            "link add uplink-{number} type veth peer name eth0 netns {}
+             link set uplink-{number} master nodes up",
+            namespace.name()
+        ));
+        namespace.ip(&format!(
+            "link set eth0 up
+             address add 192.0.2.{address}/24 dev eth0
+             address add 2001:db8::{address}/64 dev eth0
+             route add default via 192.0.2.1
+             route add ::/0 via 2001:db8::1"
+        ));
+        let v6_host = u16::from_str_radix(&address.to_string(), 16).expect("two decimal digits are hexadecimal ones");
+        let addresses =
+            [Ipv4Addr::new(192, 0, 2, address).into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, v6_host).into()];
+        let pod_cidrs = [format!("10.244.{number}.0/{pod_prefix}"), format!("fd00:10:244:{number}::/64")];
+        source.put(&manifest::node(name, &format!("zone-{number}"), &pod_cidrs, &addresses));
+
+        let inner = Inner {
+            name: name.to_owned(),
+            addresses,
+            sandbox_name: sandbox.directory().file_name().expect("it has a name").to_string_lossy().into_owned(),
+            namespace,
+            directory: sandbox.directory().join(name),
+            source: Arc::clone(source),
+            cgroup: sandbox.cgroup().join(name),
+            agent: Mutex::new(None),
+            flags: Mutex::new(Vec::new()),
+        };
+        let node = Self { inner: Arc::new(inner) };
+        for directory in [node.run_dir(), node.cni_conf_dir(), node.cni_bin_dir(), node.bpf_mount()] {
+            make_directory(&directory);
+        }
+        make_directory(&node.host_cgroup());
+        mount_filesystem("bpf", &node.bpf_mount(), None);
+        node
+    }
+
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> [IpAddr; 2] {
+        self.inner.addresses
+    }
+
+    /// Its network namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.inner.namespace
+    }
+
+    /// The agent's `--run-dir`.
+    pub fn run_dir(&self) -> PathBuf {
+        self.inner.directory.join("run")
+    }
+
+    /// Where bpffs is mounted for this node alone.
+    pub fn bpf_mount(&self) -> PathBuf {
+        self.inner.directory.join("bpf")
+    }
+
+    /// The agent's `--bpffs`.
+    pub fn bpffs(&self) -> PathBuf {
+        self.bpf_mount().join("fairlead")
+    }
+
+    /// The agent's `--cgroup`: pods and the node's own processes are below it.
+    pub fn cgroup(&self) -> &Path {
+        &self.inner.cgroup
+    }
+
+    fn host_cgroup(&self) -> PathBuf {
+        self.inner.cgroup.join("host")
+    }
+
+    /// The agent's `--cni-conf-dir`.
+    pub fn cni_conf_dir(&self) -> PathBuf {
+        self.inner.directory.join("cni-conf")
+    }
+
+    /// The agent's `--cni-bin-dir`.
+    pub fn cni_bin_dir(&self) -> PathBuf {
+        self.inner.directory.join("cni-bin")
+    }
+
+    /// Where the agent's stderr goes.
+    pub fn log_path(&self) -> PathBuf {
+        self.inner.directory.join("agent.log")
+    }
+
+    /// The agent's log so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// The command that starts an agent on this node.
+    pub fn agent_command(&self, flags: &[String]) -> Command {
+        let mut command = self.command(&binary().display().to_string());
+        command.arg("agent").args(["--node-name", &self.inner.name]);
+        command.arg(format!("--source=dir:{}", self.inner.source.path().display()));
+        for (flag, path) in [
+            ("run-dir", self.run_dir()),
+            ("bpffs", self.bpffs()),
+            ("cgroup", self.cgroup().to_owned()),
+            ("cni-conf-dir", self.cni_conf_dir()),
+            ("cni-bin-dir", self.cni_bin_dir()),
+        ] {
+            command.arg(format!("--{flag}={}", path.display()));
+        }
+        command.args(flags);
+        command
+    }
+
+    /// Starts the agent and waits until it is in sync.
+    #[track_caller]
+    pub fn start_agent(&self, flags: &[String]) {
+        *lock(&self.inner.flags) = flags.to_vec();
+        self.spawn_agent();
+        self.wait_for_sync();
+    }
+
+    /// Starts the agent with the flags it had before, without waiting for anything.
+    #[track_caller]
+    pub fn spawn_agent(&self) {
+        let flags = lock(&self.inner.flags).clone();
+        *self.agent() = Some(Agent::spawn(self.agent_command(&flags), &self.log_path()));
+    }
+
+    /// Ends the agent by SIGKILL.
+    pub fn kill_agent(&self) {
+        *self.agent() = None;
+    }
+
+    /// The agent, if there is one.
+    pub fn agent(&self) -> MutexGuard<'_, Option<Agent>> {
+        lock(&self.inner.agent)
+    }
+
+    /// Waits until the agent is in sync with the manifests as they are now.
+    ///
+    /// # Panics
+    /// If it ends instead, or takes too long; the message has its log.
+    #[track_caller]
+    pub fn wait_for_sync(&self) {
+        let synced = wait::poll(PATIENCE, || {
+            if let Some(status) = self.agent().as_mut().and_then(Agent::ended) {
+                return Some(Err(format!("the agent ended with {status}")));
+            }
+            self.cli(&["status", "--wait", "2s"]).status.success().then_some(Ok(()))
+        });
+        if let Err(error) = synced.unwrap_or_else(|| Err(format!("not within {PATIENCE:?}"))) {
+            panic!("{} isn't in sync: {error}; its log:\n{}", self.inner.name, self.log());
+        }
+    }
+
+    /// Runs a subcommand of the CLI against this node's agent.
+    #[track_caller]
+    pub fn cli(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(binary());
+        command.args(arguments).arg("--run-dir").arg(self.run_dir());
+        sandbox::output(&mut command, "")
+    }
+
+    /// What a subcommand of the CLI prints with `-o json`.
+    ///
+    /// # Panics
+    /// If it fails, or prints something else.
+    #[track_caller]
+    pub fn cli_json(&self, arguments: &[&str]) -> Value {
+        let output = self.cli(&[arguments, &["-o", "json"]].concat());
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?} printed {text:?}: {error}"))
+    }
+
+    /// How many packets were dropped for this reason.
+    ///
+    /// # Panics
+    /// If there is no such reason.
+    #[track_caller]
+    pub fn drops(&self, reason: &str) -> u64 {
+        let status = self.cli_json(&["status"]);
+        status["drops"][reason].as_u64().unwrap_or_else(|| panic!("no drops are called {reason}: {status}"))
+    }
+
+    /// A pod on this node, made as the kubelet makes it: the Pod object, a namespace, CNI ADD. Its
+    /// name is made unique.
+    #[track_caller]
+    pub fn pod(&self, name: &str) -> Pod {
+        let pod = self.unknown_pod(name);
+        pod.announce();
+        self.wait_for_sync();
+        pod
+    }
+
+    /// A pod whose Pod object isn't there yet, as when CNI ADD beats the watch.
+    #[track_caller]
+    pub fn unknown_pod(&self, name: &str) -> Pod {
+        Pod::start(self, name)
+    }
+
+    /// So many pods.
+    #[track_caller]
+    pub fn pods(&self, name: &str, count: usize) -> Vec<Pod> {
+        let pods: Vec<_> = (0..count).map(|_| self.unknown_pod(name)).collect();
+        pods.iter().for_each(Pod::announce);
+        self.wait_for_sync();
+        pods
+    }
+
+    /// A network namespace for a pod of this node.
+    pub fn pod_namespace(&self, name: &str) -> Namespace {
+        Namespace::create(&format!("{}-{}-{name}", self.inner.sandbox_name, self.inner.name))
+    }
+
+    pub(super) fn source(&self) -> &Directory {
+        &self.inner.source
+    }
+}
+
+impl Place for Node {
+    fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    fn command(&self, program: &str) -> Command {
+        self.inner.namespace.command_in(&self.host_cgroup(), program)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A test that panicked with the lock held left nothing half done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,268 @@
+//! The CNI plugin, called as a container runtime calls it, and as none should.
+
+use std::{collections::BTreeSet, fs, net::IpAddr, path::Path, thread};
+
+use serde_json::{Value, json};
+use tests::{
+    cluster::{Balancing, Cluster, CniCall, LogOnFailure, Plan, shared},
+    sandbox::{Namespace, output},
+    traffic::Place,
+};
+
+fn cluster() -> (&'static Cluster, LogOnFailure<'static>) {
+    let cluster = shared(Balancing::AtSockets);
+    (cluster, LogOnFailure(cluster))
+}
+
+fn addresses(result: &Value) -> Vec<IpAddr> {
+    let ips = result["ips"].as_array().expect("an ADD's result has addresses");
+    let parse = |ip: &Value| ip["address"].as_str()?.split('/').next()?.parse().ok();
+    ips.iter().map(|ip| parse(ip).unwrap_or_else(|| panic!("{ip} isn't an address"))).collect()
+}
+
+#[test]
+fn every_version_gets_a_result_it_understands() {
+    let (cluster, _log) = cluster();
+    let namespace = cluster.node().pod_namespace("versions");
+    for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+        let config = json!({
+            "cniVersion": version, "name": "fairlead", "type": "fairlead", "runDir": cluster.node().run_dir(),
+        });
+        let call = |command| {
+            let call = CniCall::new(cluster.node(), command, "versions").namespace(&namespace.path());
+            call.config(&config.to_string()).run()
+        };
+        let result = call("ADD").unwrap();
+        assert_eq!(result["cniVersion"], version);
+        assert_eq!(addresses(&result).len(), 2);
+        assert_eq!(
+            result["interfaces"].as_array().map_or(0, |all| {
+                all.iter().filter(|one| one["name"] == "eth0" && one["sandbox"] == json!(namespace.path())).count()
+            }),
+            1,
+            "{result}"
+        );
+        let mtu = result["interfaces"].to_string().contains("mtu");
+        assert_eq!(mtu, version == "1.1.0", "{result}");
+        call("DEL").unwrap();
+    }
+    namespace.remove();
+}
+
+#[test]
+fn version_needs_no_agent() {
+    let plugin = tests::cluster::binary();
+    let mut command = std::process::Command::new(plugin);
+    let output = output(command.env("CNI_COMMAND", "VERSION"), r#"{"cniVersion":"1.1.0"}"#);
+    let reply: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let versions = reply["supportedVersions"].as_array().unwrap();
+    assert!(output.status.success() && versions.contains(&json!("1.1.0")) && versions.contains(&json!("0.3.1")));
+}
+
+#[test]
+fn a_hundred_adds_at_once() {
+    let (cluster, _log) = cluster();
+    let node = cluster.node();
+    let namespaces: Vec<Namespace> = (0..100).map(|i| node.pod_namespace(&format!("parallel-{i}"))).collect();
+    let all = |command: &str| -> Vec<Value> {
+        thread::scope(|scope| {
+            let start = |namespace: &Namespace| {
+                let call = CniCall::new(node, command, namespace.name()).namespace(&namespace.path());
+                scope.spawn(move || call.run().unwrap_or_else(|error| panic!("{error:?}")))
+            };
+            let calls: Vec<_> = namespaces.iter().map(start).collect();
+            calls.into_iter().map(|call| call.join().expect("the call succeeds")).collect()
+        })
+    };
+    let added: Vec<_> = all("ADD").iter().flat_map(addresses).collect();
+    let distinct: BTreeSet<_> = added.iter().collect();
+    assert_eq!((added.len(), distinct.len()), (200, 200), "an address was given twice");
+    let last = namespaces.last().unwrap();
+    for address in added.iter().take(2) {
+        tests::sandbox::run(last.command("ping").args(["-c1", "-W2", &address.to_string()]), "");
+    }
+    all("DEL");
+    for namespace in &namespaces {
+        assert!(!namespace.show("-brief link show").contains("eth0"));
+        namespace.remove();
+    }
+}
+
+#[test]
+fn del_can_be_repeated_and_needs_no_namespace() {
+    let (cluster, _log) = cluster();
+    let node = cluster.node();
+    let links = || node.namespace().show("-brief link show").lines().count();
+    let namespace = node.pod_namespace("gone");
+    let call = |command| CniCall::new(node, command, "gone-container").namespace(&namespace.path()).run();
+    call("DEL").expect("what was never there is gone already");
+    let result = call("ADD").unwrap();
+    let given = addresses(&result);
+    namespace.remove();
+    call("DEL").expect("a namespace that is gone is no error");
+    call("DEL").expect("nor is a second DEL");
+    CniCall::new(node, "DEL", "gone-container").run().expect("nor is no namespace at all");
+    let after = links();
+
+    // What it had is free again: the pool runs out otherwise.
+    let again = node.pod_namespace("again");
+    let call = |command| CniCall::new(node, command, "again-container").namespace(&again.path()).run();
+    assert_eq!(addresses(&call("ADD").unwrap()).len(), given.len());
+    call("DEL").unwrap();
+    assert!(links() <= after);
+    again.remove();
+}
+
+#[test]
+fn check_sees_what_is_missing() {
+    let (cluster, _log) = cluster();
+    let node = cluster.node();
+    let namespace = node.pod_namespace("check");
+    let call = |command| CniCall::new(node, command, "check").namespace(&namespace.path());
+    let result = call("ADD").run().unwrap();
+    let check = || call("CHECK").previous(&result).run();
+    check().unwrap();
+    namespace.ip("route del default");
+    assert!(check().is_err());
+    namespace.ip("link del eth0");
+    assert!(check().is_err());
+    call("DEL").previous(&result).run().unwrap();
+    assert!(check().is_err());
+    namespace.remove();
+}
+
+#[test]
+fn nonsense_is_an_error_that_says_so() {
+    let (cluster, _log) = cluster();
+    let node = cluster.node();
+    let namespace = node.pod_namespace("nonsense");
+    let add = || CniCall::new(node, "ADD", "nonsense").namespace(&namespace.path());
+    let config = |change: fn(&mut Value)| {
+        let mut config = json!({
+            "cniVersion": "1.1.0", "name": "fairlead", "type": "fairlead", "runDir": node.run_dir(),
+        });
+        change(&mut config);
+        config.to_string()
+    };
+    let calls = [
+        ("command", add().set("CNI_COMMAND", "FROBNICATE"), 4),
+        ("no container", add().set("CNI_CONTAINERID", ""), 4),
+        ("container", add().set("CNI_CONTAINERID", "../../etc"), 4),
+        ("no interface", add().set("CNI_IFNAME", ""), 4),
+        ("interface too long", add().set("CNI_IFNAME", "a-name-of-more-than-fifteen"), 4),
+        ("interface with a slash", add().set("CNI_IFNAME", "a/b"), 4),
+        ("no namespace", CniCall::new(node, "ADD", "nonsense"), 4),
+        ("namespace", add().namespace(Path::new("/dev/null")), 0),
+        ("namespace missing", add().namespace(Path::new("/run/netns/there-is-none")), 0),
+        ("arguments", add().set("CNI_ARGS", "K8S_POD_NAME"), 4),
+        ("empty", add().config(""), 6),
+        ("no JSON", add().config("{"), 6),
+        ("no object", add().config("[]"), 6),
+        ("version", add().config(&config(|c| c["cniVersion"] = json!("9.9.9"))), 1),
+        ("version's type", add().config(&config(|c| c["cniVersion"] = json!(1))), 6),
+        ("run directory's type", add().config(&config(|c| c["runDir"] = json!({}))), 0),
+        ("mtu", add().config(&config(|c| c["mtu"] = json!(-1))), 0),
+    ];
+    for (what, call, code) in calls {
+        let error = call.run().expect_err(what);
+        assert!(error.code == code || (code == 0 && error.code > 0), "{what}: {error:?}, expected {code}");
+        assert!(error.message.len() > 8, "{what}: {error:?}");
+    }
+    assert!(!namespace.show("-brief link show").contains("eth0"));
+    add().run().expect("the agent goes on");
+    CniCall::new(node, "DEL", "nonsense").namespace(&namespace.path()).run().unwrap();
+    namespace.remove();
+}
+
+#[test]
+fn without_an_agent_the_runtime_is_to_try_again() {
+    let cluster = Cluster::of_one(&[]);
+    let _log = LogOnFailure(&cluster);
+    let node = cluster.node();
+    let before = node.pod("before");
+    node.kill_agent();
+    let namespace = node.pod_namespace("retry");
+    let add = || CniCall::new(node, "ADD", "retry").namespace(&namespace.path()).run();
+    assert_eq!(add().unwrap_err().code, 11);
+    assert_eq!(CniCall::new(node, "STATUS", "").run().unwrap_err().code, 50);
+    node.spawn_agent();
+    node.wait_for_sync();
+    let given = addresses(&add().unwrap());
+    assert!(given.iter().all(|address| !before.addresses().contains(address)), "an address was given twice");
+    CniCall::new(node, "STATUS", "").run().expect("a running agent is ready");
+}
+
+#[test]
+fn addresses_outlive_the_agent() {
+    let cluster = Cluster::of_one(&[]);
+    let _log = LogOnFailure(&cluster);
+    let node = cluster.node();
+    let pods = node.pods("kept", 3);
+    let mut given: BTreeSet<_> = pods.iter().flat_map(|pod| pod.addresses().to_vec()).collect();
+    for _ in 0..3 {
+        node.kill_agent();
+        node.spawn_agent();
+        node.wait_for_sync();
+        let namespace = node.pod_namespace(&format!("later-{}", given.len()));
+        let result = CniCall::new(node, "ADD", namespace.name()).namespace(&namespace.path()).run().unwrap();
+        for address in addresses(&result) {
+            assert!(given.insert(address), "{address} was given twice");
+        }
+    }
+    tests::sandbox::run(pods[0].command("ping").args(["-c1", "-W2", &pods[1].v4().to_string()]), "");
+}
+
+#[test]
+fn an_exhausted_pool_is_named() {
+    let cluster = Plan::default().node("node-a").pod_prefix(29).start();
+    let _log = LogOnFailure(&cluster);
+    let node = cluster.node();
+    let mut namespaces = Vec::new();
+    let error = loop {
+        let namespace = node.pod_namespace(&format!("pool-{}", namespaces.len()));
+        let added = CniCall::new(node, "ADD", namespace.name()).namespace(&namespace.path()).run();
+        namespaces.push(namespace);
+        match added {
+            Ok(_) => assert!(namespaces.len() <= 8, "a /29 has eight addresses"),
+            Err(error) => break error,
+        }
+    };
+    assert!(error.code >= 100 && error.message.contains("10.244.1.0/29"), "{error:?}");
+    assert_eq!(CniCall::new(node, "STATUS", "").run().unwrap_err().code, 50);
+    CniCall::new(node, "DEL", namespaces[0].name()).namespace(&namespaces[0].path()).run().unwrap();
+    CniCall::new(node, "STATUS", "").run().expect("an address is free again");
+    let last = namespaces.last().unwrap();
+    CniCall::new(node, "ADD", last.name()).namespace(&last.path()).run().expect("an address is free again");
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_services_go_on() {
+    let cluster = Plan::default().node("node-a").run_dir_bytes(1 << 20).start();
+    let _log = LogOnFailure(&cluster);
+    let node = cluster.node();
+    let pods = node.pods("pod", 2);
+    let _server = pods[1].serve(&[(tests::traffic::Transport::Tcp, 8080)]);
+
+    let filler = node.run_dir().join("filler");
+    while fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&filler)
+        .and_then(|mut file| std::io::Write::write_all(&mut file, &[0; 4096]))
+        .is_ok()
+    {}
+    let namespace = node.pod_namespace("full");
+    let add = || CniCall::new(node, "ADD", "full").namespace(&namespace.path()).run();
+    let error = add().expect_err("an address that can't be remembered must not be given");
+    assert!(error.message.contains("space"), "{error:?}");
+
+    let mut service = cluster.service("full").tcp(80, 8080);
+    cluster.apply(&service);
+    service.set_backends([pods[1].endpoint()]);
+    cluster.apply(&service);
+    let dial = tests::traffic::Dial::new(&pods[0], tests::traffic::Transport::Tcp, service.v4(80));
+    assert_eq!(dial.times(3).only_server(), pods[1].name());
+
+    fs::remove_file(filler).unwrap();
+    add().expect("there is room again");
+}
