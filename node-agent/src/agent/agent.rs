@@ -219,7 +219,7 @@ impl Agent {
         }
         if self.todo.networks {
             let networks = node::service_cidrs(&self.flags.service_cidr, &self.model);
-            let set = self.node.set_networks(&networks, &self.node_tables);
+            let set = self.node.set_service_cidrs(&networks, &self.node_tables);
             self.todo.networks = !self.problems.record("the table of networks", set);
             self.routes.set_networks(&networks);
         }
