@@ -22,8 +22,9 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct HostRoutes {
     networks: Vec<IpNetwork>,
+    /// Addresses outside of `networks`, of Services that have such.
     by_service: HashMap<ObjectKey, Vec<IpAddr>>,
-    /// How many Services have each address.
+    /// How many Services have each of these addresses.
     addresses: BTreeMap<IpAddr, usize>,
     /// Through which device and from which addresses.
     through: Option<(u32, NodeAddresses)>,
@@ -39,20 +40,22 @@ enum Operation {
 }
 
 impl HostRoutes {
-    /// Says where ClusterIPs are.
-    pub fn set_networks(&mut self, networks: &[IpNetwork]) {
+    /// Says where ClusterIPs are; `services` are all Services there are.
+    pub fn set_networks<'a>(&mut self, networks: &[IpNetwork], services: impl Iterator<Item = &'a Service>) {
         if self.networks == networks {
             return;
         }
         self.changed.extend(self.networks.iter().chain(networks));
-        self.changed.extend(self.addresses.keys().map(|ip| IpNetwork::from(*ip)));
         self.networks = networks.to_vec();
+        services.for_each(|service| self.set_service(&service.key, Some(service)));
     }
 
     /// A Service is so now, or gone.
     pub fn set_service(&mut self, key: &ObjectKey, service: Option<&Service>) {
         let is_ours = |service: &&Service| !service.foreign && service.service_type != ServiceType::ExternalName;
-        let addresses = service.filter(is_ours).map(|service| service.cluster_ips.clone()).unwrap_or_default();
+        let addresses = service.filter(is_ours).into_iter().flat_map(|service| &service.cluster_ips).copied();
+        let is_inside = |ip: &IpAddr| self.networks.iter().any(|network| network.contains(*ip));
+        let addresses: Vec<IpAddr> = addresses.filter(|ip| !is_inside(ip)).collect();
         let before = self.by_service.get(key).map(Vec::as_slice).unwrap_or_default();
         if before == addresses {
             return;
@@ -148,12 +151,9 @@ impl HostRoutes {
 
     fn wanted(&self, destination: IpNetwork) -> Option<Route> {
         let (ifindex, sources) = self.through?;
-        let is_single = || {
-            let ip = destination.ip();
-            let is_whole = IpNetwork::from(ip) == destination;
-            is_whole && self.addresses.contains_key(&ip) && !self.networks.iter().any(|network| network.contains(ip))
-        };
-        if !self.networks.contains(&destination) && !is_single() {
+        let ip = destination.ip();
+        let is_single = IpNetwork::from(ip) == destination && self.addresses.contains_key(&ip);
+        if !self.networks.contains(&destination) && !is_single {
             return None;
         }
         let source = if destination.is_ipv4() { sources.v4.map(IpAddr::V4) } else { sources.v6.map(IpAddr::V6) };
@@ -166,9 +166,9 @@ mod tests {
     use super::*;
     use crate::model::objects::TrafficPolicy;
 
-    fn service(ips: &[&str]) -> Service {
+    fn service(name: &str, ips: &[&str]) -> Service {
         Service {
-            key: ObjectKey::new("a", "b"),
+            key: ObjectKey::new("n", name),
             created: 0,
             service_type: ServiceType::ClusterIp,
             foreign: false,
@@ -200,11 +200,12 @@ mod tests {
 
     #[test]
     fn routes_follow_networks_and_services() {
-        let (a, b) = (ObjectKey::new("n", "a"), ObjectKey::new("n", "b"));
         let sources = NodeAddresses { v4: Some([192, 0, 2, 1].into()), v6: None };
+        let a = service("a", &["10.96.0.1", "172.20.0.1", "fd00::1"]);
+        let b = service("b", &["172.20.0.1"]);
         let mut routes = HostRoutes::default();
-        routes.set_networks(&networks(&["10.96.0.0/16"]));
-        routes.set_service(&a, Some(&service(&["10.96.0.1", "172.20.0.1", "fd00::1"])));
+        routes.set_service(&a.key, Some(&a));
+        routes.set_networks(&networks(&["10.96.0.0/16"]), [&a].into_iter());
         assert_eq!(settle(&mut routes), (0, vec![]), "no device yet");
 
         let left = Route { destination: "10.0.0.0/8".parse().unwrap(), ifindex: 7, gateway: None, source: None };
@@ -213,14 +214,18 @@ mod tests {
         assert_eq!(settle(&mut routes), (4, all.to_vec()), "what an earlier agent left goes");
         assert_eq!(routes.present[&networks(&["10.96.0.0/16"])[0]].source, sources.v4.map(IpAddr::V4));
 
-        routes.set_service(&b, Some(&service(&["172.20.0.1"])));
-        routes.set_service(&a, None);
+        routes.set_service(&b.key, Some(&b));
+        routes.set_service(&a.key, None);
         assert_eq!(settle(&mut routes), (1, all[..2].to_vec()), "an address that another Service has stays");
-        routes.set_networks(&networks(&["172.20.0.0/16"]));
+        routes.set_networks(&networks(&["172.20.0.0/16"]), [&b].into_iter());
         assert_eq!(settle(&mut routes), (3, vec!["172.20.0.0/16".to_owned()]));
-        routes.set_service(&b, Some(&Service { foreign: true, ..service(&["198.51.100.1"]) }));
-        assert_eq!(settle(&mut routes).0, 0);
+        routes.set_networks(&[], [&b].into_iter());
+        assert_eq!(settle(&mut routes), (2, all[1..2].to_vec()));
+        routes.set_service(&b.key, Some(&Service { foreign: true, ..b.clone() }));
+        assert_eq!(settle(&mut routes), (1, vec![]));
 
+        routes.set_networks(&networks(&["172.20.0.0/16"]), [].into_iter());
+        settle(&mut routes);
         let present: Vec<_> = routes.present.values().copied().collect();
         routes.found(7, sources, present);
         assert_eq!(settle(&mut routes).0, 0, "all is as it was");
@@ -233,7 +238,7 @@ mod tests {
     #[test]
     fn what_failed_stays_due() {
         let mut routes = HostRoutes::default();
-        routes.set_networks(&networks(&["10.96.0.0/16"]));
+        routes.set_networks(&networks(&["10.96.0.0/16"]), [].into_iter());
         routes.found(7, NodeAddresses::default(), vec![]);
         assert_eq!(routes.operations().len(), 1);
         assert_eq!(routes.operations().len(), 1);

@@ -65,7 +65,7 @@ impl Agent {
         let networks = node::service_cidrs(&self.flags.service_cidr, &self.model);
         let set = self.node.set_service_cidrs(&networks, &self.node_tables);
         self.todo.networks = !self.problems.record("the table of networks", set);
-        self.routes.set_networks(&networks);
+        self.routes.set_networks(&networks, self.model.services());
     }
 
     /// The tables are filled: the programs over them go to work everywhere.
