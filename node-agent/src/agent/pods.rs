@@ -12,10 +12,9 @@ use crate::{
     kernel::{
         links::{Hook, LinkError},
         map::MapError,
-        netlink::{Link, Neighbour, Netlink, NetlinkError, Route},
+        netlink::{HostEnd, Link, Netlink, NetlinkError},
         pod_tables::PodTables,
         programs::Program,
-        sysctl::{self, SysctlError},
     },
 };
 
@@ -46,7 +45,7 @@ pub enum PodError {
         wanted: u32,
     },
     /// Something that was set up is missing.
-    #[error("{0} is missing")]
+    #[error("{0}")]
     Missing(String),
     /// A program can't be attached.
     #[error(transparent)]
@@ -57,9 +56,6 @@ pub enum PodError {
     /// The interface or its routes can't be set up.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
-    /// A setting of the interface can't be written.
-    #[error(transparent)]
-    Sysctl(#[from] SysctlError),
 }
 
 fn explain_map(error: &MapError) -> String {
@@ -118,12 +114,8 @@ fn pod_netns(pod: &Attachment) -> PodNetns {
 impl PodDatapath for KernelPods<'_> {
     type Error = PodError;
 
-    async fn is_present(&mut self, pod: &Attachment) -> Result<bool, PodError> {
-        match self.interface(pod).await {
-            Ok(_) => Ok(true),
-            Err(PodError::Gone(_) | PodError::Replaced { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
+    async fn find(&mut self, pod: &Attachment) -> Result<Option<u32>, PodError> {
+        Ok(self.netlink.link(&pod.host_ifname).await?.map(|link| link.index))
     }
 
     async fn attach(&mut self, pod: &Attachment) -> Result<(), PodError> {
@@ -132,15 +124,7 @@ impl PodDatapath for KernelPods<'_> {
         let from = if pod.held { Program::FromHeldPod } else { Program::FromPod };
         self.dataplane.attach(Hook::Ingress(link.index), from)?;
         self.dataplane.attach(Hook::Egress(link.index), Program::ToPod)?;
-        sysctl::prepare_own_device(&link.name)?;
-        if !link.up {
-            self.netlink.set_up(link.index).await?;
-        }
-        for ip in &pod.addresses {
-            let neighbour = Neighbour { ifindex: link.index, ip: *ip, mac: pod.pod_mac.0 };
-            self.netlink.set_neighbour(&neighbour).await?;
-            self.netlink.set_route(&Route::to_host(*ip, link.index)).await?;
-        }
+        self.netlink.connect_host_end(&host_end(pod)).await?;
         Ok(())
     }
 
@@ -164,26 +148,25 @@ impl PodDatapath for KernelPods<'_> {
     }
 
     async fn check(&mut self, pod: &Attachment) -> Result<(), PodError> {
-        let link = self.interface(pod).await?;
-        if !link.up {
-            return Err(PodError::Missing(format!("the carrier: interface {} is down", link.name)));
+        self.interface(pod).await?;
+        if let Some(missing) = self.netlink.missing_of_host_end(&host_end(pod)).await? {
+            return Err(PodError::Missing(missing));
         }
         for hook in Self::hooks(pod) {
             if !self.dataplane.is_attached(hook) {
-                return Err(PodError::Missing(format!("the program at {hook}")));
+                return Err(PodError::Missing(format!("the program at {hook} is gone")));
             }
         }
-        let routes = self.netlink.routes_through(link.index).await?;
         for ip in &pod.addresses {
             let entry = self.tables.get(Addr::from(*ip))?;
             if entry.is_none_or(|entry| PodValue { nat_protocols: 0, ..entry } != pod_value(pod)) {
-                return Err(PodError::Missing(format!("the table entry of {ip}")));
-            }
-            let wanted = Route::to_host(*ip, link.index);
-            if !routes.iter().any(|route| route.destination == wanted.destination) {
-                return Err(PodError::Missing(format!("the route to {ip}")));
+                return Err(PodError::Missing(format!("the table entry of {ip} is gone")));
             }
         }
         Ok(())
     }
+}
+
+fn host_end(pod: &Attachment) -> HostEnd<'_> {
+    HostEnd { name: &pod.host_ifname, peer_mac: pod.pod_mac.0, addresses: &pod.addresses }
 }

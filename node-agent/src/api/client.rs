@@ -4,7 +4,7 @@
 //! is told apart from one that is in trouble.
 
 use std::{
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Write},
     os::{fd::AsRawFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     time::Duration,
@@ -19,7 +19,7 @@ use nix::{
 };
 
 use super::{
-    protocol::{Failure, MAX_LINE, ProtocolError, Request, Response, decode_response, encode},
+    protocol::{Failure, ProtocolError, Request, Response, decode_response, encode},
     socket_path,
 };
 
@@ -87,7 +87,7 @@ impl Client {
         stream.set_write_timeout(Some(limit))?;
         stream.write_all(line)?;
         let mut answer = Vec::new();
-        BufReader::new(stream).take(MAX_LINE as u64).read_until(b'\n', &mut answer)?;
+        BufReader::new(stream).read_until(b'\n', &mut answer)?;
         if answer.ends_with(b"\n") { Ok(answer) } else { Err(io::ErrorKind::ConnectionReset.into()) }
     }
 

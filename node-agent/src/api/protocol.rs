@@ -15,8 +15,8 @@ use super::{
 /// The protocol's version; raised by every change that an older binary would misread.
 pub const VERSION: u32 = 1;
 
-/// The longest line that either side reads, in bytes.
-pub const MAX_LINE: usize = 1 << 20;
+/// The longest request that the agent reads, in bytes with its newline.
+pub const MAX_REQUEST: usize = 1 << 20;
 
 /// What can be asked of the agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -21,7 +21,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    protocol::{Failure, FailureReason, MAX_LINE, Request, Response, decode_request, encode},
+    protocol::{Failure, FailureReason, MAX_REQUEST, Request, Response, decode_request, encode},
     socket_path,
 };
 
@@ -134,12 +134,12 @@ async fn converse(stream: UnixStream, calls: &mpsc::Sender<Call>) -> io::Result<
     let mut read = BufReader::new(read);
     loop {
         let mut line = Vec::new();
-        let mut limited = (&mut read).take(MAX_LINE as u64);
+        let mut limited = (&mut read).take(MAX_REQUEST as u64);
         timeout(READ_TIMEOUT, limited.read_until(b'\n', &mut line)).await??;
         if line.is_empty() {
             return Ok(());
         }
-        let complete = line.ends_with(b"\n") || line.len() < MAX_LINE;
+        let complete = line.ends_with(b"\n") || line.len() < MAX_REQUEST;
         let response = if complete { answer(&line, calls).await } else { bad_request("the line is too long") };
         let bytes = encode(&response).map_err(io::Error::other)?;
         timeout(WRITE_TIMEOUT, write.write_all(&bytes)).await??;
@@ -218,7 +218,7 @@ mod tests {
             good();
             assert!(message(ask(run_dir, b"garbage\n")).contains("not a message"));
             assert!(message(ask(run_dir, b"{\"version\":99}\n")).contains("the agent is older"));
-            assert!(message(ask(run_dir, &vec![b'x'; MAX_LINE + 1])).contains("too long"));
+            assert!(message(ask(run_dir, &vec![b'x'; MAX_REQUEST + 1])).contains("too long"));
             // One that says nothing, one that hangs up in the middle, and one that doesn't wait for its answer.
             let _silent = Client::connect(socket_path(run_dir)).unwrap();
             Client::connect(socket_path(run_dir)).unwrap().write_all(b"{\"ver").unwrap();

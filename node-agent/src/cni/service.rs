@@ -34,8 +34,8 @@ pub trait PodDatapath {
     /// Why something failed.
     type Error: std::error::Error;
 
-    /// Whether the node's end of the attachment's interface is there.
-    fn is_present(&mut self, pod: &Attachment) -> impl Future<Output = Result<bool, Self::Error>>;
+    /// The index of the node's end of the attachment's interface, found by name, if it is there.
+    fn find(&mut self, pod: &Attachment) -> impl Future<Output = Result<Option<u32>, Self::Error>>;
 
     /// Attaches the programs, sets the node's end up, and adds the pod's routes,
     /// neighbours and table entries; if [`Attachment::held`], shut to all but the node.
@@ -119,9 +119,12 @@ impl CniService {
         let mut problems = Vec::new();
         for attachment in self.attachments.values_mut() {
             attachment.held &= is_held(attachment, node);
-            let result = match datapath.is_present(attachment).await {
-                Ok(true) => datapath.attach(attachment).await,
-                Ok(false) => {
+            let result = match datapath.find(attachment).await {
+                Ok(Some(ifindex)) => {
+                    attachment.host_ifindex = ifindex;
+                    datapath.attach(attachment).await
+                }
+                Ok(None) => {
                     self.gone.insert(attachment.id.clone());
                     Ok(())
                 }

@@ -25,8 +25,8 @@ impl Memory {
 impl PodDatapath for Memory {
     type Error = OutOfOrder;
 
-    async fn is_present(&mut self, pod: &Attachment) -> Result<bool, OutOfOrder> {
-        Ok(!self.gone.contains(&pod.id))
+    async fn find(&mut self, pod: &Attachment) -> Result<Option<u32>, OutOfOrder> {
+        Ok((!self.gone.contains(&pod.id)).then_some(8))
     }
 
     async fn attach(&mut self, pod: &Attachment) -> Result<(), OutOfOrder> {
@@ -206,6 +206,7 @@ fn a_restart_forgets_nothing() {
     let reserved = node.reserve("b").unwrap().addresses;
     node.restart();
     assert!(node.datapath.attached.contains_key(&id("a")));
+    assert_eq!(node.service.attachments().next().unwrap().host_ifindex, 8, "as it is found now");
     let other = node.reserve("c").unwrap();
     assert_ne!(other.addresses[0].to_string(), kept);
     // Reservations are forgotten; an address that went to another meanwhile is refused to the first.

@@ -181,7 +181,9 @@ fn a_hundred_at_once_while_the_agent_restarts() {
     }
     const PODS: usize = 100;
     let run_dir = tempfile::tempdir().unwrap();
-    let node = Node::new(run_dir.path(), &["10.1.0.0/25", "fd00:1::/64"]);
+    // As many addresses as pods (61 + 29 + 5 + 5), so that the search goes round and every slip shows.
+    let cidrs = ["10.1.0.0/26", "10.2.0.0/27", "10.3.0.0/29", "10.4.0.0/29", "fd00:1::/64"];
+    let node = Node::new(run_dir.path(), &cidrs);
     let pods: Vec<Namespace> = (0..PODS).map(|_| Namespace::new()).collect();
     // As a runtime does: try again what is to be tried again.
     let persist = |command: &str, i: usize| {
@@ -193,7 +195,15 @@ fn a_hundred_at_once_while_the_agent_restarts() {
         }
     };
     let results: Vec<Value> = thread::scope(|scope| {
-        let adds: Vec<_> = (0..PODS).map(|i| scope.spawn(move || persist("ADD", i))).collect();
+        // Half of them come, go and come again, so that addresses are reserved at all times.
+        let life = move |i: usize| {
+            if i.is_multiple_of(2) {
+                persist("ADD", i);
+                persist("DEL", i);
+            }
+            persist("ADD", i)
+        };
+        let adds: Vec<_> = (0..PODS).map(|i| scope.spawn(move || life(i))).collect();
         for _ in 0..5 {
             thread::sleep(Duration::from_millis(100));
             node.stop_agent();

@@ -53,8 +53,8 @@ fn host_end(pod: &Attachment) -> HostEnd<'_> {
 impl PodDatapath for RoutedPods {
     type Error = DatapathError;
 
-    async fn is_present(&mut self, pod: &Attachment) -> Result<bool, DatapathError> {
-        Ok(self.netlink.link(&pod.host_ifname).await?.is_some())
+    async fn find(&mut self, pod: &Attachment) -> Result<Option<u32>, DatapathError> {
+        Ok(self.netlink.link(&pod.host_ifname).await?.map(|link| link.index))
     }
 
     async fn attach(&mut self, pod: &Attachment) -> Result<(), DatapathError> {

@@ -87,8 +87,8 @@ fn wrong_with_ifname(name: &str) -> Option<&'static str> {
     match name {
         "." | ".." => Some("is not an interface name"),
         _ if name.len() > MAX_IFNAME => Some("is longer than 15 bytes"),
-        _ if name.contains(|c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace()) => {
-            Some("has a slash, a colon or white space in it")
+        _ if name.contains(|c: char| matches!(c, '/' | ':' | '%' | '\0') || c.is_whitespace()) => {
+            Some("has a slash, a colon, a per cent sign or white space in it")
         }
         _ => None,
     }
@@ -172,6 +172,7 @@ mod tests {
             ("CNI_IFNAME", Some(".")),
             ("CNI_IFNAME", Some("eth 0")),
             ("CNI_IFNAME", Some("eth:0")),
+            ("CNI_IFNAME", Some("eth%d")),
             ("CNI_IFNAME", Some("sixteen-bytes-xx")),
             ("CNI_NETNS", None),
             ("CNI_ARGS", Some("K8S_POD_NAME")),

@@ -28,7 +28,7 @@ use super::{
 /// For how long changes are gathered into one batch.
 const MOMENT: Duration = Duration::from_millis(5);
 /// After how long a file that its writer hasn't closed is read all the same.
-const QUIET: Duration = Duration::from_millis(300);
+pub(super) const QUIET: Duration = Duration::from_secs(1);
 
 /// What is to be looked at, and when.
 #[derive(Debug, Default)]
