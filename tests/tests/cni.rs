@@ -83,7 +83,7 @@ fn a_hundred_adds_at_once() {
     }
     all("DEL");
     for namespace in &namespaces {
-        assert!(!namespace.ip("-brief link show").contains("eth0"));
+        assert!(!namespace.show("-brief link show").contains("eth0"));
         namespace.remove();
     }
 }
@@ -92,7 +92,7 @@ fn a_hundred_adds_at_once() {
 fn del_can_be_repeated_and_needs_no_namespace() {
     let (cluster, _log) = cluster();
     let node = cluster.node();
-    let links = || node.namespace().ip("-brief link show").lines().count();
+    let links = || node.namespace().show("-brief link show").lines().count();
     let namespace = node.pod_namespace("gone");
     let call = |command| CniCall::new(node, command, "gone-container").namespace(&namespace.path()).run();
     call("DEL").expect("what was never there is gone already");
@@ -118,22 +118,15 @@ fn check_sees_what_is_missing() {
     let (cluster, _log) = cluster();
     let node = cluster.node();
     let namespace = node.pod_namespace("check");
-    let result = {
-        let call = CniCall::new(node, "ADD", "check").namespace(&namespace.path());
-        call.run().unwrap()
-    };
-    let check = || {
-        let config = json!({
-            "cniVersion": "1.1.0", "name": "fairlead", "type": "fairlead", "runDir": node.run_dir(), "prevResult": result,
-        });
-        CniCall::new(node, "CHECK", "check").namespace(&namespace.path()).config(&config.to_string()).run()
-    };
+    let call = |command| CniCall::new(node, command, "check").namespace(&namespace.path());
+    let result = call("ADD").run().unwrap();
+    let check = || call("CHECK").previous(&result).run();
     check().unwrap();
     namespace.ip("route del default");
     assert!(check().is_err());
     namespace.ip("link del eth0");
     assert!(check().is_err());
-    CniCall::new(node, "DEL", "check").namespace(&namespace.path()).run().unwrap();
+    call("DEL").previous(&result).run().unwrap();
     assert!(check().is_err());
     namespace.remove();
 }
@@ -175,7 +168,7 @@ fn nonsense_is_an_error_that_says_so() {
         assert!(error.code == code || (code == 0 && error.code > 0), "{what}: {error:?}, expected {code}");
         assert!(error.message.len() > 8, "{what}: {error:?}");
     }
-    assert!(!namespace.ip("-brief link show").contains("eth0"));
+    assert!(!namespace.show("-brief link show").contains("eth0"));
     add().run().expect("the agent goes on");
     CniCall::new(node, "DEL", "nonsense").namespace(&namespace.path()).run().unwrap();
     namespace.remove();

@@ -138,7 +138,7 @@ fn a_second_agent_on_the_same_run_directory_is_refused() {
 
 /// What a node's namespace, cgroup and directories hold: what Fairlead could have changed.
 fn inventory(node: &Node) -> Vec<String> {
-    let ip = |arguments: &str| node.namespace().ip(arguments);
+    let ip = |arguments: &str| node.namespace().show(arguments);
     // Counters and states of links change by themselves.
     let links = ip("-brief link show");
     let links: Vec<_> = links.lines().map(|line| line.split_whitespace().next().unwrap_or_default()).collect();

@@ -179,10 +179,10 @@ impl Outside {
 
     fn new(sandbox: &Sandbox) -> Self {
         let namespace = sandbox.namespace("outside");
-        namespace.ip("link add link type bridge
-             link set link up
-             address add 192.0.2.1/24 dev link
-             address add 2001:db8::1/64 dev link");
+        namespace.ip("link add nodes type bridge
+             link set nodes up
+             address add 192.0.2.1/24 dev nodes
+             address add 2001:db8::1/64 dev nodes");
         let cgroup = sandbox.cgroup().join("outside");
         make_directory(&cgroup);
         Self { namespace, cgroup }

@@ -58,7 +58,7 @@ impl Node {
         let address = 10 + number;
         link.ip(&format!(
             "link add uplink-{number} type veth peer name eth0 netns {}
-             link set uplink-{number} master link up",
+             link set uplink-{number} master nodes up",
             namespace.name()
         ));
         namespace.ip(&format!(
@@ -66,7 +66,7 @@ impl Node {
              address add 192.0.2.{address}/24 dev eth0
              address add 2001:db8::{address}/64 dev eth0
              route add default via 192.0.2.1
-             -6 route add default via 2001:db8::1"
+             route add ::/0 via 2001:db8::1"
         ));
         let v6_host = u16::from_str_radix(&address.to_string(), 16).expect("two decimal digits are hexadecimal ones");
         let addresses =

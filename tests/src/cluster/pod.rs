@@ -26,6 +26,7 @@ pub struct Pod {
     cgroup: PathBuf,
     manifest: Value,
     addresses: Vec<IpAddr>,
+    result: Value,
 }
 
 impl Pod {
@@ -38,11 +39,13 @@ impl Pod {
         let namespace = node.pod_namespace(&name);
         let cgroup = node.cgroup().join(format!("pod-{name}"));
         make_directory(&cgroup);
-        let mut pod = Self { node: node.clone(), name, namespace, cgroup, manifest, addresses: Vec::new() };
+        let mut pod =
+            Self { node: node.clone(), name, namespace, cgroup, manifest, addresses: Vec::new(), result: Value::Null };
         let result = pod.cni("ADD").run();
         let result = result.unwrap_or_else(|error| panic!("ADD of {}: {error:?}\n{}", pod.name, node.log()));
         pod.addresses = addresses(&result);
         assert!(!pod.addresses.is_empty(), "ADD gave no address: {result}");
+        pod.result = result;
         pod
     }
 
@@ -55,7 +58,8 @@ impl Pod {
 
     /// A CNI call about this pod.
     pub fn cni(&self, command: &str) -> CniCall<'_> {
-        CniCall::new(&self.node, command, &self.name).namespace(&self.namespace.path()).pod(&self.name)
+        let call = CniCall::new(&self.node, command, &self.name).namespace(&self.namespace.path());
+        call.pod(&self.name).previous(&self.result)
     }
 
     /// Its addresses, IPv4 first.

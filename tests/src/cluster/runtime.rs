@@ -23,13 +23,15 @@ pub struct CniCall<'a> {
     node: &'a Node,
     variables: BTreeMap<String, String>,
     capabilities: Value,
+    previous: Value,
     config: Option<String>,
 }
 
 impl<'a> CniCall<'a> {
     /// A call of this command (ADD, DEL, CHECK, …) for the container with that id.
     pub fn new(node: &'a Node, command: &str, container: &str) -> Self {
-        let call = Self { node, variables: BTreeMap::new(), capabilities: json!({}), config: None };
+        let call =
+            Self { node, variables: BTreeMap::new(), capabilities: json!({}), previous: Value::Null, config: None };
         call.set("CNI_COMMAND", command).set("CNI_CONTAINERID", container).set("CNI_IFNAME", "eth0")
     }
 
@@ -63,6 +65,13 @@ impl<'a> CniCall<'a> {
         self
     }
 
+    /// The result of the container's ADD, which a runtime remembers.
+    #[must_use]
+    pub fn previous(mut self, result: &Value) -> Self {
+        self.previous = result.clone();
+        self
+    }
+
     /// Any text in place of the first plugin's configuration.
     #[must_use]
     pub fn config(mut self, text: &str) -> Self {
@@ -79,11 +88,15 @@ impl<'a> CniCall<'a> {
         if self.variables["CNI_COMMAND"] == "DEL" {
             plugins.reverse();
         }
-        let mut result = Value::Null;
+        let mut result = self.previous.clone();
         for plugin in plugins {
             let config = self.config.clone().unwrap_or_else(|| self.plugin_config(&list, plugin, &result));
             let kind = plugin["type"].as_str().expect("a plugin has a type");
-            result = self.call(&self.node.cni_bin_dir().join(kind), &config)?;
+            let answer = self.call(&self.node.cni_bin_dir().join(kind), &config)?;
+            // Only ADD hands its result from plugin to plugin.
+            if self.variables["CNI_COMMAND"] == "ADD" {
+                result = answer;
+            }
         }
         Ok(result)
     }

@@ -6,6 +6,7 @@
 use std::{sync::LazyLock, thread};
 
 use super::Cluster;
+use crate::traffic::Place;
 
 /// How Services are balanced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub fn shared(balancing: Balancing) -> &'static Cluster {
     }
 }
 
-/// Prints a cluster's logs if the thread that has it panics.
+/// Prints each node's status and its agent's log if the thread that has it panics.
 #[derive(Debug)]
 pub struct LogOnFailure<'a>(pub &'a Cluster);
 
@@ -35,7 +36,9 @@ impl Drop for LogOnFailure<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
             for node in self.0.nodes() {
-                eprintln!("--- the agent's log at {}:\n{}", node.log_path().display(), node.log());
+                let status = node.cli(&["status"]);
+                eprintln!("--- {}'s status:\n{}", node.name(), String::from_utf8_lossy(&status.stdout));
+                eprintln!("--- its agent's log:\n{}", node.log());
             }
         }
     }

@@ -69,8 +69,14 @@ impl Namespace {
 
     /// Runs lines of `ip -batch` inside: many changes at the price of one process.
     #[track_caller]
-    pub fn ip(&self, lines: &str) -> String {
-        run(self.command("ip").args(["-batch", "-"]), lines)
+    pub fn ip(&self, lines: &str) {
+        run(self.command("ip").args(["-batch", "-"]), lines);
+    }
+
+    /// What `ip` with these arguments prints inside.
+    #[track_caller]
+    pub fn show(&self, arguments: &str) -> String {
+        run(self.command("ip").args(arguments.split(' ')), "")
     }
 
     /// Sets a sysctl inside, by its dotted name.
