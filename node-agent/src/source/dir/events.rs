@@ -26,7 +26,7 @@ use super::{
 };
 
 /// For how long changes are gathered into one batch.
-const MOMENT: Duration = Duration::from_millis(5);
+const MOMENT: Duration = Duration::from_millis(2);
 /// After how long a file that its writer hasn't closed is read all the same.
 pub(super) const QUIET: Duration = Duration::from_secs(1);
 

@@ -151,7 +151,7 @@ impl<K: Trim> ListWatch<K> {
                     bad.insert(subject);
                 }
                 if let Some(mut object) = trimmed.object {
-                    self.interner.share(&mut object);
+                    self.interner.compact(&mut object);
                     objects.push(object);
                 }
             }
@@ -252,7 +252,7 @@ impl<K: Trim> ListWatch<K> {
         }
         batch.changes.push(match object {
             Some(mut object) => {
-                self.interner.share(&mut object);
+                self.interner.compact(&mut object);
                 Change::Apply(object)
             }
             None => Change::Delete(K::BECOMES, key),
