@@ -20,12 +20,6 @@ use tests::{
     privilege,
 };
 
-/// So many cases that CI notices them little; `PROPTEST_CASES` for a longer look.
-fn config(cases: u32) -> ProptestConfig {
-    let default = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
-    if std::env::var_os("PROPTEST_CASES").is_some() { default } else { ProptestConfig { cases, ..default } }
-}
-
 fn run(world: World, packets: Vec<(Program, Frame)>) -> Vec<Record> {
     let mut tables = world.tables;
     packets
@@ -112,7 +106,7 @@ fn mirrored(tables: &MemoryTables) -> Result<(), String> {
 }
 
 proptest! {
-    #![proptest_config(config(200))]
+    #![proptest_config(stream::cases(200))]
 
     #[test]
     fn nothing_breaks_the_host_build(
@@ -163,7 +157,7 @@ fn the_kernel_does_what_the_host_does_with_anything() {
         return;
     }
     let kernel = RefCell::new(Kernel::load().unwrap());
-    proptest!(config(30), |(world in stream::plain_world(), packets in vec(stream::packet(), 1..40))| {
+    proptest!(stream::cases(30), |(world in stream::plain_world(), packets in vec(stream::packet(), 1..40))| {
         for record in run(world, packets) {
             if let Err(wrong) = kernel.borrow_mut().replay(&record) {
                 prop_assert!(false, "{wrong:#}\n{record}");

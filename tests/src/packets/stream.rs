@@ -33,6 +33,12 @@ const PLACES: [Place; 10] = [
 
 const PORTS: [u16; 5] = [80, 81, 8080, 4000, super::world::SNAT_PORT];
 
+/// So many cases that a test run notices them little; `PROPTEST_CASES` takes a longer look.
+pub fn cases(cases: u32) -> ProptestConfig {
+    let default = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    if std::env::var_os("PROPTEST_CASES").is_some() { default } else { ProptestConfig { cases, ..default } }
+}
+
 /// Worlds in which every choice has one outcome: each Service has one backend or none.
 pub fn plain_world() -> impl Strategy<Value = World> {
     let backend = select(&[Place::Pod(1), Place::Pod(2), Place::RemotePod, Place::Node][..]);
