@@ -1,5 +1,7 @@
 //! The table's shape: a world, and what becomes of one packet after another.
 
+use std::fmt;
+
 use datapath::abi::{DropReason, Family};
 
 use super::{build::Packet, place::Place, world::World};
@@ -37,7 +39,7 @@ impl Program {
 }
 
 /// A frame without its addresses.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Frame {
     /// The EtherType.
     pub ethertype: u16,
@@ -67,6 +69,14 @@ impl Frame {
             IPV6 => Some(Family::V6),
             _ => None,
         }
+    }
+}
+
+/// One line: the bytes as a protocol's reader wants them.
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}:", self.ethertype)?;
+        self.packet.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

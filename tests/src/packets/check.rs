@@ -62,12 +62,25 @@ impl Seen {
     }
 }
 
-/// Whether lengths and checksums of a packet are right; the transport's are not
-/// looked at in fragments.
+/// Whether lengths and checksums of a packet are right, those of the header that
+/// an ICMP error quotes among them; the transport's are not looked at in fragments.
 ///
 /// # Errors
 /// Which one isn't.
 pub fn sound(packet: &[u8]) -> Result<(), String> {
+    sound_outside(packet)?;
+    let seen = Seen::read(packet)?;
+    match (seen.protocol, seen.fragmented, seen.segment.first()) {
+        (protocol::ICMP, false, Some(3 | 4 | 5 | 11 | 12)) => sound_quote(&seen.segment[8..]),
+        _ => Ok(()),
+    }
+}
+
+/// The same without what an ICMP error quotes.
+///
+/// # Errors
+/// Which one isn't.
+pub fn sound_outside(packet: &[u8]) -> Result<(), String> {
     let seen = Seen::read(packet)?;
     if !seen.header_sound {
         return Err("the IPv4 header's checksum is wrong".into());
@@ -97,13 +110,7 @@ pub fn sound_segment(seen: &Seen) -> Result<(), String> {
         }
         _ => true,
     };
-    if !right {
-        return Err(format!("the checksum of protocol {number} is wrong"));
-    }
-    match (*number, v4, segment.first()) {
-        (protocol::ICMP, true, Some(3 | 11 | 12)) => sound_quote(&segment[8..]),
-        _ => Ok(()),
-    }
+    if right { Ok(()) } else { Err(format!("the checksum of protocol {number} is wrong")) }
 }
 
 /// The header that an ICMP error quotes must be the one that its receiver sent.

@@ -3,6 +3,8 @@
 //! Around the decisions stands what the kernel programs do around them; it must
 //! be the same as in `ebpf-programs/src/traffic.rs`.
 
+use std::fmt;
+
 use datapath::{
     memory::{MemoryPacket, MemoryTables},
     paths::{self, Verdict, Work},
@@ -14,7 +16,7 @@ use super::{
 };
 
 /// One packet, and the tables before and after it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Record {
     /// The case and the packet's number in it.
     pub name: String,
@@ -30,6 +32,15 @@ pub struct Record {
     pub packet: Vec<u8>,
     /// The tables after.
     pub after: MemoryTables,
+}
+
+/// All but the tables.
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let after = Frame { packet: self.packet.clone(), ..self.frame.clone() };
+        let Self { name, program, frame, verdict, .. } = self;
+        write!(f, "{name}: {program:?}\n  {frame:?}\n  {verdict:?}\n  {after:?}")
+    }
 }
 
 /// Judges one packet.
@@ -100,7 +111,7 @@ fn compare(record: &Record, expected: Expected, becomes: &Frame) -> Result<(), S
         return Ok(());
     }
     if record.packet != becomes.packet {
-        return Err(format!("the packet\n  became   {:02x?}\n  expected {:02x?}", record.packet, becomes.packet));
+        return Err(format!("expected {becomes:?}\n{record}"));
     }
     // What came in with right checksums goes out with right checksums.
     if record.frame.family().is_some() && check::sound(&record.frame.packet).is_ok() {

@@ -100,7 +100,7 @@ impl Kernel {
         let drops_before = self.drops()?;
         let sent = with_ethernet(&record.frame);
         let Some((returned, frame)) = self.run(record.program, &sent)? else {
-            ensure!(is_too_short(&record.frame), "the kernel refuses to run {record:?}");
+            ensure!(is_too_short(&record.frame), "the kernel refuses to run it");
             return Ok(Replayed::TooShort);
         };
         let expected = match record.verdict {

@@ -18,4 +18,5 @@ pub mod encode;
 pub mod host;
 pub mod kernel;
 pub mod place;
+pub mod stream;
 pub mod world;
