@@ -219,7 +219,7 @@ impl Agent {
         }
         if self.todo.networks {
             let networks = node::service_cidrs(&self.flags.service_cidr, &self.model);
-            let set = self.node.set_networks(&networks, &self.node_tables);
+            let set = self.node.set_service_cidrs(&networks, &self.node_tables);
             self.todo.networks = !self.problems.record("the table of networks", set);
             self.routes.set_networks(&networks);
         }
@@ -348,7 +348,6 @@ impl Agent {
             service_changes: changes.services,
             endpoint_changes: changes.endpoints,
             failed_writes: outcome.failed as u64,
-            fill: self.fill(),
         });
     }
 
@@ -476,6 +475,7 @@ impl Agent {
             problems: self.problems.iter().len() + self.model.problems().len() + self.services.problems().len(),
             services: self.model.services().len(),
             pods: self.pods(),
+            fill: self.fill(),
         });
     }
 }

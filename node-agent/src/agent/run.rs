@@ -165,7 +165,7 @@ fn answer(agent: &Agent, reply: Reply) {
     let (report, stats) = (report::report(agent), agent.stats.clone());
     tokio::task::spawn_blocking(move || {
         // Whoever asked may have gone.
-        let _ = reply.send(Response::Status(report::with_counts(report, &stats)));
+        let _ = reply.send(Response::Status(Box::new(report::with_counts(report, &stats))));
     });
 }
 

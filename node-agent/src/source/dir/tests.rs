@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Long enough for the slowest machine; nothing waits that long if all is well.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 fn node(name: &str, zone: &str) -> String {
     format!(
