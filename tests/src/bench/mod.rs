@@ -9,6 +9,7 @@ pub mod arena;
 pub mod bed;
 pub mod case;
 pub mod figure;
+pub mod histogram;
 pub mod kube_proxy;
 pub mod load;
 pub mod report;

@@ -12,6 +12,7 @@ use super::cold_start::resident;
 use crate::bench::{
     Context,
     figure::{Section, Target, with_unit},
+    histogram::Histogram,
     load::LoadResult,
     variant::Variant,
     workload::{SERVICES_AT_SCALE, Workload},
@@ -32,6 +33,7 @@ pub(super) fn run(context: &mut Context) -> Result<Vec<Section>> {
     let bed = arena.bed(Variant::Fairlead).context("Fairlead is not among the variants")?;
     let cluster = arena.cluster().context("Fairlead is not among the variants")?;
 
+    let before = Histogram::fetch(&bed.node)?;
     let mut client = bed.load_command("connections");
     client.args(["--concurrency", "4", "--seconds", &seconds.to_string()]);
     let client = client.stdout(Stdio::piped()).spawn().context("can't run the load client")?;
@@ -44,6 +46,7 @@ pub(super) fn run(context: &mut Context) -> Result<Vec<Section>> {
     ensure!(output.status.success(), "the load client failed");
     let result: LoadResult = serde_json::from_slice(&output.stdout)?;
     let memory = resident(cluster.node())?;
+    let steps = Histogram::fetch(&bed.node)?.since(&before);
     // The next case finds the Services as they were.
     arena.workload().write_manifests(&cluster.directory().path().join("services"))?;
     cluster.wait_for_sync();
@@ -60,6 +63,8 @@ pub(super) fn run(context: &mut Context) -> Result<Vec<Section>> {
         row("requests answered", result.completed as f64, ""),
         row("requests a second", result.completed as f64 / result.seconds, "/s"),
         row("longest request", result.max_us / 1000.0, "ms"),
+        row("the agent's steps, p50 at most", steps.quantile(0.5) * 1000.0, "ms"),
+        row("the agent's steps, p99 at most", steps.quantile(0.99) * 1000.0, "ms"),
         row("the agent's memory afterwards", memory, "MiB"),
     ];
     if !result.first_failure.is_empty() {
@@ -67,7 +72,8 @@ pub(super) fn run(context: &mut Context) -> Result<Vec<Section>> {
     }
     section.notes.push(format!(
         "A manifest is renamed into place {} times a second for {seconds} s; one in {DIALLED} is of a Service that is \
-         dialled, of whose backends all go on serving and the first is never taken away.",
+         dialled, of whose backends all go on serving and the first is never taken away. A step of the agent puts \
+         all in force that came meanwhile; its time is a bucket's bound.",
         with_unit(RATE.into(), "")
     ));
     Ok(vec![section])
