@@ -85,6 +85,17 @@ impl Plan {
     /// Brings everything up and waits until every agent is in sync.
     #[track_caller]
     pub fn start(self) -> Cluster {
+        let flags = self.flags.clone();
+        let cluster = self.without_agents();
+        for node in &cluster.nodes {
+            node.start_agent(&flags);
+        }
+        cluster
+    }
+
+    /// Brings up everything but the agents.
+    #[track_caller]
+    pub fn without_agents(self) -> Cluster {
         let sandbox = Sandbox::new();
         let directory = Arc::new(Directory::new(sandbox.directory().join("source")));
         directory.put(&manifest::service_cidr("kubernetes", &SERVICE_CIDRS));
@@ -96,7 +107,6 @@ impl Plan {
             if let Some(bytes) = self.run_dir_bytes {
                 mount_filesystem("tmpfs", &node.run_dir(), Some(&format!("size={bytes}")));
             }
-            node.start_agent(&self.flags);
         }
         Cluster { nodes, outside, directory, next_service: AtomicU16::new(10), _sandbox: sandbox }
     }
