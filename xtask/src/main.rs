@@ -5,11 +5,14 @@
 
 mod bpf;
 mod build;
+mod check;
 mod environment;
 mod linker;
 mod packages;
 mod report;
 mod setup;
+mod suite;
+mod tidy;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -33,12 +36,21 @@ enum Task {
         #[arg(long)]
         debug: bool,
     },
+    /// Check format, lints and purity
+    Check,
+    /// Set up, build, and run the tests
+    Test {
+        /// Only tests whose names contain this
+        filter: Option<String>,
+    },
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Setup => setup::run(),
         Task::Build { debug } => build::agent(if debug { build::Profile::Debug } else { build::Profile::Release }),
+        Task::Check => check::run(),
+        Task::Test { filter } => suite::run(filter.as_deref()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
