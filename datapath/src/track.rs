@@ -15,7 +15,7 @@ use crate::{
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
-/// A UDP flow that was silent for this long is a new one, as with
+/// A UDP flow that was silent both ways for this long is a new one, as with
 /// `nf_conntrack_udp_timeout_stream`'s default.
 const UDP_IDLE_SECONDS: u32 = 120;
 
@@ -113,9 +113,19 @@ fn goes_on<T: Tables>(tables: &mut T, headers: &Headers, passed: &Passed, back: 
             let closing = (passed.flags | backs.unwrap_or(FlowValue::CLOSING)) & FlowValue::CLOSING != 0;
             !closing && (passed.flags & FlowValue::ESTABLISHED != 0 || is_alive(tables, passed))
         }
-        Transport::Udp => passed.idle <= UDP_IDLE_SECONDS && is_alive(tables, passed),
+        Transport::Udp => {
+            let awake = passed.idle <= UDP_IDLE_SECONDS || is_answered(tables, back);
+            awake && is_alive(tables, passed)
+        }
         _ => is_alive(tables, passed),
     }
+}
+
+/// Whether an answer has come lately.
+#[inline(always)]
+fn is_answered<T: Tables>(tables: &mut T, back: &FlowKey) -> bool {
+    let now = seconds(tables);
+    tables.flow(back, |flow| now.saturating_sub(flow.last_seen)).is_some_and(|idle| idle <= UDP_IDLE_SECONDS)
 }
 
 /// Whether the flow's backend still serves its Service.

@@ -4,7 +4,7 @@ use std::{env, io, process::ExitCode};
 
 use anyhow::Context;
 use node_agent::{
-    agent,
+    agent::{self, problems::describe},
     cli::{
         arguments::{self, Command},
         cleanup, status, version,
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Command::Version(arguments) => version::run(arguments.output).map(|()| ExitCode::SUCCESS).map_err(Into::into),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("fairlead: {error:#}");
+        eprintln!("fairlead: {}", describe(error.as_ref()));
         ExitCode::FAILURE
     })
 }

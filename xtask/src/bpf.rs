@@ -27,21 +27,13 @@ pub fn linker() -> PathBuf {
 /// embeds it, is then not built again either.
 pub fn build() -> Result<()> {
     let toolchain = Toolchain::find()?;
-    let mut cargo = toolchain.cargo();
-    report::run(configure(cargo.arg("build"), &toolchain)?).context("building the kernel programs")?;
+    report::run(command(&toolchain, "build")?.arg("--release")).context("building the kernel programs")?;
     let built = environment::target(&format!("bpf-build/{}/release/fairlead-ebpf", crate::toolchain::TARGET));
     copy_if_changed(&built, &object())
 }
 
-/// Clippy on the kernel programs, for the BPF target.
-pub fn clippy(toolchain: &Toolchain) -> Result<Command> {
-    let mut cargo = toolchain.cargo_clippy();
-    configure(&mut cargo, toolchain)?;
-    Ok(cargo)
-}
-
-/// Adds to a subcommand of cargo's what makes it one on the kernel programs, for the BPF target.
-fn configure<'a>(cargo: &'a mut Command, toolchain: &Toolchain) -> Result<&'a mut Command> {
+/// A cargo subcommand on the kernel programs, for the BPF target.
+pub fn command(toolchain: &Toolchain, subcommand: &str) -> Result<Command> {
     let linker = linker();
     if !linker.is_file() {
         bail!("{} isn't there; `cargo xtask setup` builds it", linker.display());
@@ -56,10 +48,12 @@ fn configure<'a>(cargo: &'a mut Command, toolchain: &Toolchain) -> Result<&'a mu
         "-C".into(),
         format!("target-cpu={CPU}"),
     ];
+    let mut cargo = toolchain.cargo();
     // Encoded, so that a path with spaces in it stays one flag.
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-    cargo.args(toolchain.target_arguments()).args(["--release", "--quiet", "--package", "ebpf-programs"]);
-    Ok(cargo.arg("--target-dir").arg(environment::target("bpf-build")))
+    cargo.arg(subcommand).args(toolchain.target_arguments());
+    cargo.args(["--quiet", "--package", "ebpf-programs", "--target-dir"]).arg(environment::target("bpf-build"));
+    Ok(cargo)
 }
 
 fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {

@@ -1,45 +1,45 @@
-//! Everything that can be said about the code without running it: format, lints, purity.
+//! What must hold before any test is run: format, lints, purity.
+
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{bpf, build, environment, report, tidy, toolchain, toolchain::Toolchain};
+use crate::{bpf, build::OBJECT_VARIABLE, environment, report, setup, tidy, toolchain::Toolchain};
 
-/// Checks the workspace; every check is made even if an earlier one fails.
+/// Runs every check; the first that fails ends it.
 pub fn run() -> Result<()> {
-    let results =
-        [("format", format()), ("purity", tidy::run()), ("clippy", clippy_host()), ("clippy for BPF", clippy_bpf())];
-    let mut failed = Vec::new();
-    for (name, result) in results {
-        if let Err(error) = result {
-            report::failure(&error);
-            failed.push(name);
-        }
-    }
-    anyhow::ensure!(failed.is_empty(), "checks that failed: {}", failed.join(", "));
-    report::status("checked", "format, purity, clippy");
-    Ok(())
-}
-
-fn format() -> Result<()> {
-    report::run(environment::cargo().args(["fmt", "--all", "--check"])).context("`cargo fmt --all` mends this")
-}
-
-fn clippy_host() -> Result<()> {
-    // The agent embeds the kernel programs, so even a look at it needs them built.
+    setup::run()?;
+    step("format", environment::cargo().args(["fmt", "--all", "--check"]))?;
+    tidy::run()?;
     bpf::build()?;
-    let mut cargo = environment::cargo();
-    cargo.args(["clippy", "--quiet", "--all-targets", "--target-dir"]).arg(environment::target(""));
-    report::run(cargo.env(build::OBJECT_VARIABLE, bpf::object()))
+    let mut host = environment::cargo();
+    host.env(OBJECT_VARIABLE, bpf::object());
+    host.args(["clippy", "--quiet", "--workspace", "--exclude", "ebpf-programs", "--all-targets"]);
+    step("clippy, host", &mut host)?;
+    clippy_for_bpf()
 }
 
-/// Clippy must be of the compiler that has `core` for BPF, and may be missing where that is not ours
-/// to install.
-fn clippy_bpf() -> Result<()> {
+/// Clippy on the kernel programs. Another compiler's clippy can't read this one's
+/// `core` for BPF: where it has none of its own, the compiler's lints, denied in
+/// the build, must do.
+fn clippy_for_bpf() -> Result<()> {
     let toolchain = Toolchain::find()?;
-    if !toolchain.bin().join("clippy-driver").is_file() {
-        let bin = toolchain.bin().display();
-        report::skipped("left out", format_args!("clippy for {}: none in {bin}", toolchain::TARGET));
+    if !toolchain.has_clippy() {
+        report::skipped("clippy, BPF", "the toolchain has none; rustc's own lints are denied in the build");
         return Ok(());
     }
-    report::run(&mut bpf::clippy(&toolchain)?)
+    let mut clippy = bpf::command(&toolchain, "clippy")?;
+    // The build's profile, so that what it compiled for the host is there already.
+    clippy.arg("--release");
+    // cargo finds its subcommands by PATH, where rustup's may come first.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::iter::once(toolchain.bin().to_owned()).chain(std::env::split_paths(&path));
+    clippy.env("PATH", std::env::join_paths(path)?);
+    step("clippy, BPF", &mut clippy)
+}
+
+fn step(name: &str, command: &mut Command) -> Result<()> {
+    report::run(command).with_context(|| name.to_owned())?;
+    report::status("checked", name);
+    Ok(())
 }

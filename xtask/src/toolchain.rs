@@ -38,26 +38,22 @@ impl Toolchain {
         bail!("no toolchain for {TARGET} is installed; `cargo xtask setup` installs one or says how")
     }
 
-    /// Its cargo; the caller adds a subcommand and flags for rustc.
+    /// Its cargo, ready for a subcommand on the BPF target; the caller adds flags for rustc.
     pub fn cargo(&self) -> Command {
-        self.program("cargo")
-    }
-
-    /// Its `cargo clippy`, called directly: through cargo, the first on PATH would be found instead.
-    pub fn cargo_clippy(&self) -> Command {
-        let mut clippy = self.program("cargo-clippy");
-        clippy.arg("clippy");
-        clippy
-    }
-
-    fn program(&self, name: &str) -> Command {
-        let mut program = environment::foreign(self.bin().join(name));
-        program.env("CARGO", self.bin().join("cargo")).env("RUSTC", self.bin().join("rustc"));
-        if let Self::Distribution = self {
-            // aya-ebpf uses features of the compiler that aren't stable.
-            program.env("RUSTC_BOOTSTRAP", "1");
+        match self {
+            Self::Distribution => {
+                let mut cargo = environment::foreign("/usr/bin/cargo");
+                cargo.env("CARGO", "/usr/bin/cargo").env("RUSTC", "/usr/bin/rustc");
+                // aya-ebpf uses features of the compiler that aren't stable.
+                cargo.env("RUSTC_BOOTSTRAP", "1");
+                cargo
+            }
+            Self::Nightly(bin) => {
+                let mut cargo = environment::foreign(bin.join("cargo"));
+                cargo.env("RUSTC", bin.join("rustc"));
+                cargo
+            }
         }
-        program
     }
 
     /// The arguments by which cargo builds for the BPF target.
@@ -74,6 +70,11 @@ impl Toolchain {
             Self::Distribution => Path::new("/usr/bin"),
             Self::Nightly(bin) => bin,
         }
+    }
+
+    /// Whether it can lint.
+    pub fn has_clippy(&self) -> bool {
+        self.bin().join("clippy-driver").is_file() && self.bin().join("cargo-clippy").is_file()
     }
 
     /// The major version of its LLVM, which bpf-linker's must equal.

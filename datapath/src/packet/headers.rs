@@ -216,7 +216,7 @@ fn parse_v6<P: Packet>(packet: &P, span: Span, headers: &mut Headers) -> Result<
     headers.dst = Addr::v6([d0, d1, d2, d3]);
     headers.protocol = (length_next >> 8) as u8;
     headers.l4 = span.start + 40;
-    for _ in 0..MAX_EXTENSIONS {
+    for _ in 0..=MAX_EXTENSIONS {
         if !step_over(packet, headers)? {
             let within = headers.l4 - span.start <= headers.total_len;
             return if within { Ok(()) } else { Err(DropReason::Malformed) };
@@ -285,7 +285,8 @@ fn parse_transport<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), D
         protocol::ICMP | protocol::ICMPV6 => ICMP_MIN,
         _ => return Ok(()),
     };
-    if headers.total_len - headers.l4 < min {
+    let segment = headers.total_len - headers.l4;
+    if segment < min {
         return Err(DropReason::Truncated);
     }
     let [first] = packet.read(headers.l4).ok_or(DropReason::Truncated)?;
@@ -302,7 +303,8 @@ fn parse_transport<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), D
         protocol::TCP => {
             let [flags] = packet.read(headers.l4 + 12).ok_or(DropReason::Truncated)?;
             let flags = u32::from_be(flags) >> 16;
-            if (flags >> 12) * 4 < TCP_MIN {
+            let header_len = (flags >> 12) * 4;
+            if header_len < TCP_MIN || header_len > segment {
                 return Err(DropReason::Malformed);
             }
             headers.transport = Transport::Tcp(flags as u8);

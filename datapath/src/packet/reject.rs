@@ -1,8 +1,8 @@
 //! Turning a packet into the answer that refuses it: a TCP RST (RFC 9293,
 //! 3.5.2) or an ICMP port unreachable (RFC 1122, 3.2.2.1 and RFC 4443, 3.1).
 //!
-//! The quote in an ICMP error is the header and the eight bytes after it, all
-//! that its receiver needs to find the socket.
+//! The quote in an ICMP error is the header and what its receiver needs to find
+//! the socket: the ports, and the tag of SCTP's INIT chunk.
 
 use super::{
     AccessError, Packet, checksum,
@@ -14,10 +14,16 @@ const V4_HEADER: u32 = 20;
 const V6_HEADER: u32 = 40;
 const ICMP_HEADER: u32 = 8;
 const TCP_HEADER: u32 = 20;
+/// An ICMPv6 redirect counts as an error here, RFC 4443 section 2.4 (e.2).
+const ICMPV6_REDIRECT: u8 = 137;
 const TTL: u32 = 64;
 
-/// The longest quote in words: the longest IPv4 header and eight bytes, or an
-/// IPv6 header with as much of extension headers.
+/// Bytes that are quoted after the IP header: as far as the tag of the INIT chunk
+/// in an SCTP packet, RFC 9260 section 3.3.2.
+const QUOTED_TRANSPORT: u32 = 20;
+
+/// The longest quote in words: the longest IPv4 header and the transport's part,
+/// or an IPv6 header with as much of extension headers.
 const MAX_QUOTE_WORDS: u32 = 32;
 
 /// What became of a packet that was to be refused.
@@ -25,7 +31,7 @@ const MAX_QUOTE_WORDS: u32 = 32;
 pub enum Answer {
     /// The packet is the answer now.
     Ready,
-    /// Nothing may be answered to such a packet (a RST, an ICMP error, a later fragment).
+    /// Nothing may be answered to such a packet (a RST, an ICMP error or redirect, a later fragment).
     Silence,
 }
 
@@ -42,6 +48,7 @@ pub fn reject<P: Packet>(packet: &mut P, headers: &Headers) -> Result<Answer, Ac
         Transport::Tcp(flags) if flags & tcp_flags::RST != 0 => Ok(Answer::Silence),
         Transport::Tcp(flags) => reset(packet, headers, flags),
         Transport::IcmpError => Ok(Answer::Silence),
+        Transport::Icmp(kind) if headers.family == Family::V6 && kind == ICMPV6_REDIRECT => Ok(Answer::Silence),
         _ => unreachable_port(packet, headers),
     }
 }
@@ -82,7 +89,7 @@ fn reset<P: Packet>(packet: &mut P, headers: &Headers, flags: u8) -> Result<Answ
 
 #[inline(never)]
 fn unreachable_port<P: Packet>(packet: &mut P, headers: &Headers) -> Result<Answer, AccessError> {
-    let quote_words = ((headers.l4 + 8).min(headers.total_len) / 4).min(MAX_QUOTE_WORDS);
+    let quote_words = ((headers.l4 + QUOTED_TRANSPORT).min(headers.total_len) / 4).min(MAX_QUOTE_WORDS);
     let quote = quote_words * 4;
     packet.truncate(quote)?;
     let (header, icmp, kind) = match headers.family {

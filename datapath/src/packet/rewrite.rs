@@ -103,14 +103,25 @@ fn write_transport<P: Packet>(
     Ok(())
 }
 
-/// SCTP's checksum covers no addresses, only the segment.
+/// SCTP's checksum covers no addresses, only the segment. A checksum of 0 is left
+/// to the network card, which computes it over the segment with the 0 in it.
+///
+/// # Errors
+/// Of a fragmented segment the first part doesn't tell how the checksum changes.
 #[inline(always)]
 fn write_sctp_ports<P: Packet>(packet: &mut P, headers: &Headers, from: u32, to: u32) -> Result<(), AccessError> {
     debug_assert!(headers.protocol == protocol::SCTP);
     if from == to {
         return Ok(());
     }
+    if headers.fragment != Fragment::Whole {
+        return Err(AccessError);
+    }
     let [_, tag, checksum] = packet.read(headers.l4).ok_or(AccessError)?;
     let rest = headers.total_len.wrapping_sub(headers.l4).wrapping_sub(4);
-    packet.write(headers.l4, [to, tag, checksum ^ crc32c::ports_change(from ^ to, rest)])
+    let checksum = match checksum {
+        0 => 0,
+        _ => checksum ^ crc32c::ports_change(from ^ to, rest),
+    };
+    packet.write(headers.l4, [to, tag, checksum])
 }

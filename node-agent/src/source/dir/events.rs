@@ -26,7 +26,7 @@ use super::{
 };
 
 /// For how long changes are gathered into one batch.
-const MOMENT: Duration = Duration::from_millis(5);
+const MOMENT: Duration = Duration::from_millis(2);
 /// After how long a file that its writer hasn't closed is read all the same.
 pub(super) const QUIET: Duration = Duration::from_secs(1);
 
@@ -96,8 +96,9 @@ impl Pending {
         if is_hidden(&name) && !is_root {
             return;
         }
-        if is_root || tree.is_directory(&name) {
-            if matches!(change, Change::Created | Change::Moved) {
+        let came_or_went = matches!(change, Change::Created | Change::Moved);
+        if is_root || tree.is_directory(&name) || (came_or_went && (name.is_symlink() || tree.is_link(&name))) {
+            if came_or_went {
                 self.directories.insert(name);
                 self.due_soon(now);
             }
@@ -158,7 +159,7 @@ impl Pending {
     }
 }
 
-/// Whether a name that has just come is of a file that was there before: a link.
+/// Whether a name that has just come is of a file that was there before under another.
 fn is_complete(path: &Path) -> bool {
-    path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink() || metadata.nlink() > 1)
+    path.symlink_metadata().is_ok_and(|metadata| metadata.nlink() > 1)
 }

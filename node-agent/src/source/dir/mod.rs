@@ -216,7 +216,7 @@ impl Directory {
         Some(match parse(Format::of(path)?, &bytes) {
             Ok(mut contents) => {
                 let objects = contents.manifests.iter_mut().filter_map(|manifest| manifest.object.as_mut());
-                objects.for_each(|object| self.interner.share(object));
+                objects.for_each(|object| self.interner.compact(object));
                 FileChange::Good(contents)
             }
             Err(message) => FileChange::Bad(format!("can't parse, the last good version holds: {message}")),

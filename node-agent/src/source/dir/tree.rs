@@ -231,6 +231,11 @@ impl Tree {
         self.links.iter()
     }
 
+    /// Whether a name was one when last looked at.
+    pub(super) fn is_link(&self, path: &Path) -> bool {
+        self.links.contains(path)
+    }
+
     /// Whether there are such.
     pub(super) fn has_links(&self) -> bool {
         !self.links.is_empty()

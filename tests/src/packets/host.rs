@@ -1,0 +1,110 @@
+//! Runs cases through the host build of the datapath.
+//!
+//! Around the decisions stands what the kernel programs do around them; it must
+//! be the same as in `ebpf-programs/src/traffic.rs`.
+
+use datapath::{
+    memory::{MemoryPacket, MemoryTables},
+    paths::{self, Verdict, Work},
+};
+
+use super::{
+    case::{Case, Expected, Frame, Program, Step},
+    check,
+};
+
+/// One packet, and the tables before and after it.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// The case and the packet's number in it.
+    pub name: String,
+    /// Where the packet was met.
+    pub program: Program,
+    /// The packet.
+    pub frame: Frame,
+    /// The tables before.
+    pub before: MemoryTables,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// The packet after.
+    pub packet: Vec<u8>,
+    /// The tables after.
+    pub after: MemoryTables,
+}
+
+/// Judges one packet.
+pub fn judge(program: Program, tables: &mut MemoryTables, frame: &Frame) -> (Verdict, Vec<u8>) {
+    let Some(family) = frame.family() else { return (Verdict::Pass, frame.packet.clone()) };
+    let mut packet = MemoryPacket(frame.packet.clone());
+    let mut work = Work::EMPTY;
+    let verdict = match work.read(&packet, family) {
+        Err(reason) => Verdict::Drop(reason),
+        Ok(()) => match program {
+            Program::FromPod => paths::from_pod(&mut packet, &mut work, tables),
+            Program::FromHeldPod => paths::from_held_pod(&work, tables),
+            Program::NodeToPod | Program::DeviceToPod => paths::to_pod(&mut packet, &mut work, tables, true),
+            Program::ForwardedToPod => paths::to_pod(&mut packet, &mut work, tables, false),
+            Program::FromHost => paths::from_host(&mut packet, &mut work, tables),
+            Program::FromNetwork => paths::from_network(&mut packet, &mut work, tables),
+        },
+    };
+    (verdict, packet.0)
+}
+
+/// Judges one packet and keeps what it did.
+pub fn record(name: String, program: Program, tables: &mut MemoryTables, frame: &Frame) -> Record {
+    let before = tables.clone();
+    let (verdict, packet) = judge(program, tables, frame);
+    Record { name, program, frame: frame.clone(), before, verdict, packet, after: tables.clone() }
+}
+
+/// Runs a case.
+///
+/// # Errors
+/// In what the datapath did otherwise than the case says.
+pub fn run(case: &Case) -> Result<Vec<Record>, String> {
+    let mut world = case.world.clone();
+    let mut records = Vec::new();
+    for step in &case.steps {
+        match step {
+            Step::Change(change) => change(&mut world),
+            Step::Wait(seconds) => world.wait(*seconds),
+            Step::Packet { program, frame, expected, becomes } => {
+                let name = format!("{}, packet {}", case.name, records.len() + 1);
+                let record = record(name, *program, &mut world.tables, frame);
+                compare(&record, *expected, becomes).map_err(|wrong| format!("{}: {wrong}", record.name))?;
+                records.push(record);
+            }
+        }
+    }
+    Ok(records)
+}
+
+fn compare(record: &Record, expected: Expected, becomes: &Frame) -> Result<(), String> {
+    let as_expected = match (expected, record.verdict) {
+        (Expected::Pass, Verdict::Pass)
+        | (Expected::Answer, Verdict::Answer)
+        | (Expected::Reroute, Verdict::Reroute) => true,
+        (Expected::Drop(expected), Verdict::Drop(reason)) => expected == reason,
+        (Expected::ToPod(place), Verdict::ToPod(pod)) => {
+            let Some(family) = record.frame.family() else { return Err("only IP goes to a pod".into()) };
+            let known = record.after.pods.get(&place.addr(family));
+            known.is_some_and(|known| (known.ifindex, known.mac) == (pod.ifindex, pod.mac))
+        }
+        _ => false,
+    };
+    if !as_expected {
+        return Err(format!("expected {expected:?}, got {:?}", record.verdict));
+    }
+    if matches!(record.verdict, Verdict::Drop(_)) {
+        return Ok(());
+    }
+    if record.packet != becomes.packet {
+        return Err(format!("the packet\n  became   {:02x?}\n  expected {:02x?}", record.packet, becomes.packet));
+    }
+    // What came in with right checksums goes out with right checksums.
+    if record.frame.family().is_some() && check::sound(&record.frame.packet).is_ok() {
+        check::sound(&record.packet).map_err(|wrong| format!("what it became is broken: {wrong}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,346 @@
+//! Runs what the host build did through the kernel programs, by `BPF_PROG_TEST_RUN`.
+//!
+//! Before each packet the maps are made to hold what the host's tables held; after
+//! it they must hold what the host's tables hold then. The kernel's clock can't be
+//! set, so times are kept as ages.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use aya::{
+    Ebpf, EbpfLoader, TestRun, TestRunOptions,
+    maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, lpm_trie},
+    programs::SchedClassifier,
+};
+use datapath::{
+    abi::{
+        AffinityKey, AffinityValue, Backend, DropReason, FlowKey, FlowValue, FragmentKey, FragmentValue, GATEWAY_MAC,
+        NetworkValue, PodValue,
+    },
+    memory::MemoryTables,
+    paths::Verdict,
+};
+use nix::time::{ClockId, clock_gettime};
+
+use super::{
+    case::{Frame, Program},
+    encode::Encode,
+    host::Record,
+    world::HOST_IFINDEX,
+};
+
+/// The object's path, as `cargo xtask build` leaves it.
+const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/fairlead.bpf.o");
+
+/// The programs that see packets.
+const PROGRAMS: [&str; 5] = ["from_pod", "from_held_pod", "to_pod", "from_host", "from_network"];
+
+/// Entries of each hash: few, because looking for the next key walks all of them. Not fewer than the
+/// least recently used ones need, which hand out free entries by the hundred.
+const ENTRIES: u32 = 4096;
+
+/// An interface that a forwarded packet came by.
+const UPLINK: u32 = 2;
+
+/// Who sent the frame.
+const SENDER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
+const ETHERNET: usize = 14;
+const TC_ACT_UNSPEC: i32 = -1;
+const TC_ACT_SHOT: i32 = 2;
+const TC_ACT_REDIRECT: i32 = 7;
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
+/// How far ages may differ: the kernel's clock goes on while the host's stands.
+const TOLERANCE_SECONDS: u64 = 2;
+
+/// The programs, loaded but attached to nothing.
+pub struct Kernel {
+    ebpf: Ebpf,
+}
+
+/// Whether the kernel ran the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replayed {
+    /// It did, and agreed.
+    Equal,
+    /// `BPF_PROG_TEST_RUN` takes no frame so short.
+    TooShort,
+}
+
+impl Kernel {
+    /// Loads the object (`$FAIRLEAD_EBPF_OBJECT`, or what the build left).
+    ///
+    /// # Errors
+    /// The object isn't there, or the kernel refuses a program.
+    pub fn load() -> Result<Self> {
+        let object = std::env::var("FAIRLEAD_EBPF_OBJECT").unwrap_or_else(|_| OBJECT.into());
+        let mut loader = EbpfLoader::new();
+        for table in ["FRONTENDS", "AFFINITY", "PODS", "POD_NETNS", "NETWORKS", "FLOWS", "FRAGMENTS", "SOCKET_PEERS"] {
+            loader.map_max_entries(table, ENTRIES);
+        }
+        let mut ebpf =
+            loader.load_file(&object).with_context(|| format!("{object}; `cargo xtask build` makes the object"))?;
+        for name in PROGRAMS {
+            let program = ebpf.program_mut(name).with_context(|| format!("the object has no {name}"))?;
+            let program: &mut SchedClassifier = program.try_into()?;
+            program.load().with_context(|| format!("loading {name}"))?;
+        }
+        Ok(Self { ebpf })
+    }
+
+    /// Runs the record's packet over its tables and compares all that came of it.
+    ///
+    /// # Errors
+    /// What differed.
+    pub fn replay(&mut self, record: &Record) -> Result<Replayed> {
+        let clock = Clock { host: record.before.now, kernel: now()? };
+        self.write(&record.before, &clock).context("writing the tables")?;
+        let drops_before = self.drops()?;
+        let sent = with_ethernet(&record.frame);
+        let Some((returned, frame)) = self.run(record.program, &sent)? else {
+            ensure!(is_too_short(&record.frame), "the kernel refuses to run {record:?}");
+            return Ok(Replayed::TooShort);
+        };
+        let expected = match record.verdict {
+            Verdict::Pass => TC_ACT_UNSPEC,
+            Verdict::Drop(_) => TC_ACT_SHOT,
+            Verdict::ToPod(_) | Verdict::Answer | Verdict::Reroute => TC_ACT_REDIRECT,
+        };
+        ensure!(returned == expected, "{:?} on the host, {returned} from the kernel", record.verdict);
+        self.compare_drops(&drops_before, record)?;
+        if !matches!(record.verdict, Verdict::Drop(_)) {
+            let expected = expected_frame(record, &sent);
+            ensure!(frame == expected, "the frame\n  became   {frame:02x?}\n  expected {expected:02x?}");
+        }
+        self.compare_tables(&record.after, &clock)?;
+        Ok(Replayed::Equal)
+    }
+
+    /// What the program returns, and the frame after; `None`: the kernel doesn't run such a frame.
+    fn run(&mut self, program: Program, frame: &[u8]) -> Result<Option<(i32, Vec<u8>)>> {
+        let (name, came_by) = match program {
+            Program::FromPod => ("from_pod", UPLINK),
+            Program::FromHeldPod => ("from_held_pod", UPLINK),
+            Program::NodeToPod => ("to_pod", 0),
+            Program::DeviceToPod => ("to_pod", HOST_IFINDEX),
+            Program::ForwardedToPod => ("to_pod", UPLINK),
+            Program::FromHost => ("from_host", 0),
+            Program::FromNetwork => ("from_network", UPLINK),
+        };
+        let program: &SchedClassifier =
+            self.ebpf.program(name).with_context(|| format!("the object has no {name}"))?.try_into()?;
+        let mut after = vec![0; frame.len() + 256];
+        // `__sk_buff` as far as `ingress_ifindex`, the tenth word; all else is for the kernel to fill in.
+        let mut context = [0u8; 40];
+        context[36..].copy_from_slice(&came_by.to_ne_bytes());
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut after),
+            ctx_in: Some(&context),
+            repeat: 1,
+            ..Default::default()
+        };
+        match program.test_run(options) {
+            Ok(result) => {
+                after.truncate(result.data_size_out as usize);
+                Ok(Some((result.return_value as i32, after)))
+            }
+            Err(aya::programs::ProgramError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(nix::libc::EINVAL) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error).context("BPF_PROG_TEST_RUN"),
+        }
+    }
+
+    /// Makes the maps hold the tables.
+    fn write(&mut self, tables: &MemoryTables, clock: &Clock) -> Result<()> {
+        let node = tables.node.bytes();
+        self.array::<48>("NODE_CONFIG")?.set(0, node, 0)?;
+        let mut blocks = self.array::<4>("BLOCKS")?;
+        for (index, id) in tables.blocks.iter().enumerate() {
+            blocks.set(index as u32, id.bytes(), 0)?;
+        }
+        let mut backends = self.array::<32>("BACKENDS")?;
+        let beyond = std::iter::repeat_n(&Backend { flags: 0, ..EMPTY_BACKEND }, 8);
+        for (id, backend) in tables.backends.iter().chain(beyond).enumerate() {
+            backends.set(id as u32, backend.bytes(), 0)?;
+        }
+        self.fill::<20, 32>("FRONTENDS", encode(&tables.frontends))?;
+        self.fill::<16, 20>("PODS", encode(&tables.pods))?;
+        self.fill::<40, 56>("FLOWS", encode(&clock.flows_for_kernel(&tables.flows)))?;
+        self.fill::<20, 16>("AFFINITY", encode(&clock.affinity_for_kernel(&tables.affinity)))?;
+        self.fill::<40, 4>("FRAGMENTS", encode(&tables.fragments))?;
+        let map = self.ebpf.map_mut("NETWORKS").context("the object has no NETWORKS")?;
+        let mut networks: lpm_trie::LpmTrie<_, [u8; 16], [u8; 4]> = map.try_into()?;
+        for (key, kind) in &tables.networks {
+            let key = lpm_trie::Key::new(key.prefix_len, key.addr.bytes());
+            networks.insert(&key, NetworkValue { kind: *kind }.bytes(), 0)?;
+        }
+        Ok(())
+    }
+
+    fn array<const V: usize>(&mut self, name: &str) -> Result<Array<&mut MapData, [u8; V]>> {
+        let map = self.ebpf.map_mut(name).with_context(|| format!("the object has no {name}"))?;
+        Array::try_from(map).with_context(|| name.to_owned())
+    }
+
+    fn hash<const K: usize, const V: usize>(
+        &mut self,
+        name: &str,
+    ) -> Result<BpfHashMap<&mut MapData, [u8; K], [u8; V]>> {
+        let map = self.ebpf.map_mut(name).with_context(|| format!("the object has no {name}"))?;
+        BpfHashMap::try_from(map).with_context(|| name.to_owned())
+    }
+
+    fn fill<const K: usize, const V: usize>(&mut self, name: &str, entries: BTreeMap<[u8; K], [u8; V]>) -> Result<()> {
+        let present = self.contents::<K, V>(name)?;
+        let mut map = self.hash::<K, V>(name)?;
+        for key in present.keys().filter(|key| !entries.contains_key(*key)) {
+            map.remove(key)?;
+        }
+        for (key, value) in entries.iter().filter(|(key, value)| present.get(*key) != Some(*value)) {
+            map.insert(key, value, 0)?;
+        }
+        Ok(())
+    }
+
+    fn contents<const K: usize, const V: usize>(&mut self, name: &str) -> Result<BTreeMap<[u8; K], [u8; V]>> {
+        self.hash::<K, V>(name)?.iter().map(|entry| entry.with_context(|| name.to_owned())).collect()
+    }
+
+    fn compare_tables(&mut self, after: &MemoryTables, clock: &Clock) -> Result<()> {
+        let flows: HashMap<FlowKey, FlowValue> = decode(&self.contents::<40, 56>("FLOWS")?);
+        let expected = clock.flows_for_kernel(&after.flows);
+        same_but_for_time("FLOWS", &flows, &expected, |flow| {
+            let seen = u64::from(flow.last_seen);
+            (FlowValue { last_seen: 0, ..*flow }, seen)
+        })?;
+        let affinity: HashMap<AffinityKey, AffinityValue> = decode(&self.contents::<20, 16>("AFFINITY")?);
+        let expected = clock.affinity_for_kernel(&after.affinity);
+        same_but_for_time("AFFINITY", &affinity, &expected, |bound| {
+            (AffinityValue { last_used: 0, ..*bound }, bound.last_used / NANOS_PER_SECOND)
+        })?;
+        let pods: HashMap<_, PodValue> = decode(&self.contents::<16, 20>("PODS")?);
+        same_but_for_time("PODS", &pods, &after.pods, |pod| (*pod, 0))?;
+        let fragments: HashMap<FragmentKey, FragmentValue> = decode(&self.contents::<40, 4>("FRAGMENTS")?);
+        same_but_for_time("FRAGMENTS", &fragments, &after.fragments, |ports| (*ports, 0))
+    }
+
+    fn drops(&mut self) -> Result<Vec<u64>> {
+        let map = self.ebpf.map("DROPS").context("the object has no DROPS")?;
+        let drops: PerCpuArray<_, u64> = map.try_into()?;
+        (0..DropReason::COUNT).map(|reason| Ok(drops.get(&reason, 0)?.iter().sum())).collect()
+    }
+
+    fn compare_drops(&mut self, before: &[u64], record: &Record) -> Result<()> {
+        let after = self.drops()?;
+        for reason in DropReason::ALL {
+            let counted = after[*reason as usize] - before[*reason as usize];
+            let expected = u64::from(record.verdict == Verdict::Drop(*reason));
+            if counted != expected {
+                bail!("{:?} on the host, but {counted} counted of {}", record.verdict, reason.name());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A free id's entry.
+const EMPTY_BACKEND: Backend = Backend {
+    addr: datapath::abi::Addr::UNSPECIFIED,
+    port: datapath::abi::Be16::ZERO,
+    flags: 0,
+    service: 0,
+    generation: 0,
+    pad: 0,
+};
+
+/// The same moment by two clocks, in nanoseconds.
+struct Clock {
+    host: u64,
+    kernel: u64,
+}
+
+impl Clock {
+    fn seconds(&self, host: u32) -> u32 {
+        let age = self.host / NANOS_PER_SECOND - u64::from(host);
+        (self.kernel / NANOS_PER_SECOND).saturating_sub(age) as u32
+    }
+
+    fn flows_for_kernel(&self, flows: &HashMap<FlowKey, FlowValue>) -> HashMap<FlowKey, FlowValue> {
+        flows.iter().map(|(key, flow)| (*key, FlowValue { last_seen: self.seconds(flow.last_seen), ..*flow })).collect()
+    }
+
+    fn affinity_for_kernel(
+        &self,
+        affinity: &HashMap<AffinityKey, AffinityValue>,
+    ) -> HashMap<AffinityKey, AffinityValue> {
+        let since_boot = |used: u64| self.kernel.saturating_sub(self.host - used);
+        affinity
+            .iter()
+            .map(|(key, bound)| (*key, AffinityValue { last_used: since_boot(bound.last_used), ..*bound }))
+            .collect()
+    }
+}
+
+/// The clock that the programs read.
+fn now() -> Result<u64> {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).context("reading the clock")?;
+    Ok(time.tv_sec() as u64 * NANOS_PER_SECOND + time.tv_nsec() as u64)
+}
+
+fn encode<K: Encode, V: Encode, const KB: usize, const VB: usize>(
+    table: &HashMap<K, V>,
+) -> BTreeMap<[u8; KB], [u8; VB]> {
+    table.iter().map(|(key, value)| (key.bytes(), value.bytes())).collect()
+}
+
+fn decode<K: Encode + Eq + std::hash::Hash, V: Encode, const KB: usize, const VB: usize>(
+    table: &BTreeMap<[u8; KB], [u8; VB]>,
+) -> HashMap<K, V> {
+    table.iter().map(|(key, value)| (K::from_bytes(key), V::from_bytes(value))).collect()
+}
+
+/// Compares two tables; `split` parts a value into what must be equal and a time in seconds.
+fn same_but_for_time<K, V>(
+    table: &str,
+    kernel: &HashMap<K, V>,
+    host: &HashMap<K, V>,
+    split: impl Fn(&V) -> (V, u64),
+) -> Result<()>
+where
+    K: Eq + std::hash::Hash + std::fmt::Debug,
+    V: PartialEq + std::fmt::Debug,
+{
+    let differs = || anyhow!("{table}\n  kernel {kernel:?}\n  host   {host:?}");
+    ensure!(kernel.len() == host.len(), differs());
+    for (key, kernel) in kernel {
+        let (kernel, kernel_time) = split(kernel);
+        let (host, host_time) = split(host.get(key).ok_or_else(differs)?);
+        ensure!(kernel == host && kernel_time.abs_diff(host_time) <= TOLERANCE_SECONDS, differs());
+    }
+    Ok(())
+}
+
+fn with_ethernet(frame: &Frame) -> Vec<u8> {
+    [&GATEWAY_MAC[..], &SENDER_MAC, &frame.ethertype.to_be_bytes(), &frame.packet].concat()
+}
+
+/// The frame as the program must leave it: addressed to whom it goes next.
+fn expected_frame(record: &Record, sent: &[u8]) -> Vec<u8> {
+    let (to, from) = match (record.verdict, record.program) {
+        (Verdict::ToPod(pod), _) => (pod.mac, GATEWAY_MAC),
+        (Verdict::Answer, Program::FromPod) => (SENDER_MAC, GATEWAY_MAC),
+        _ => (GATEWAY_MAC, SENDER_MAC),
+    };
+    [&to[..], &from, &sent[12..ETHERNET], &record.packet].concat()
+}
+
+/// The kernel's test run wants a frame to hold the IP header that its EtherType says.
+fn is_too_short(frame: &Frame) -> bool {
+    frame.packet.len() < if frame.family() == Some(datapath::abi::Family::V6) { 40 } else { 20 }
+}

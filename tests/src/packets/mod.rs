@@ -1,0 +1,21 @@
+//! A table of packets, judged by the host build of the datapath and by the kernel programs.
+//!
+//! ```text
+//! cases ──► host ──► records ──► kernel
+//!           │ verdict, packet and tables as the case says
+//!           └ and the same again from the programs, byte for byte
+//! ```
+//!
+//! [`place`] and [`world`] say who is where, [`build`] writes packets, [`check`] reads them with a
+//! library that the datapath doesn't use, [`case`] is the table's shape and [`cases`] the table,
+//! [`stream`] makes random worlds and packets. [`host`] and [`kernel`] run them.
+
+pub mod build;
+pub mod case;
+pub mod cases;
+pub mod check;
+pub mod encode;
+pub mod host;
+pub mod kernel;
+pub mod place;
+pub mod world;
