@@ -10,6 +10,7 @@ use node_agent::{
         cleanup, status, version,
     },
     cni::plugin,
+    kernel::memory,
 };
 
 fn main() -> ExitCode {
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
 }
 
 fn run_agent(flags: agent::flags::Flags) -> anyhow::Result<ExitCode> {
+    memory::share_one_arena();
     // Two for HTTP and the source; the loop has the main thread.
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).max_blocking_threads(8).enable_all().build()?;
