@@ -135,10 +135,10 @@ fn summarise(checks: &[Check], since: Instant, stage: &Stage, screen: &Screen) -
     for Check { name, passed, found } in checks {
         let mark = if *passed { screen.good("✓") } else { screen.bad("✗") };
         let found = found.lines().next().unwrap_or_default();
-        screen.line(&format!("  {mark} {name:<32} {}", screen.dim(found)));
+        screen.line(&format!("  {mark} {name:<28} {}", screen.dim(found)));
     }
     if !all {
-        for check in checks.iter().filter(|check| !check.passed && check.found.contains('\n')) {
+        for check in checks.iter().filter(|check| !check.passed && check.found.trim().contains('\n')) {
             eprintln!("--- {}:\n{}", check.name, check.found);
         }
         let log = stage.node().log();

@@ -51,6 +51,11 @@ impl Screen {
         format!("{} {how}", self.paint("1;36", &format!("{subject:<10}")))
     }
 
+    /// What didn't fit into the title.
+    pub fn more(&self, how: &str) -> String {
+        format!("{:10} {how}", "")
+    }
+
     /// How many each had, as bars that are as long as theirs is of the largest.
     pub fn bars(&self, counts: &BTreeMap<String, usize>) -> Vec<String> {
         let largest = counts.values().copied().max().unwrap_or(0).max(1);

@@ -16,7 +16,7 @@ pub(super) fn play(stage: &mut Stage, screen: &Screen) -> Scene {
     let mut scene = Scene::default();
     for (service, port, transport, what, name) in [
         ("web", 80, Transport::Tcp, "connections", "TCP is spread evenly"),
-        ("dns", 53, Transport::Udp, "queries, each from a new socket", "UDP is spread evenly"),
+        ("dns", 53, Transport::Udp, "queries (a socket each)", "UDP is spread evenly"),
     ] {
         let address = stage.samples().cluster_ip(service, false, port);
         let clients: [&dyn Place; 2] = [stage.pod("client-1"), stage.node()];
@@ -26,7 +26,10 @@ pub(super) fn play(stage: &mut Stage, screen: &Screen) -> Scene {
                 *counts.entry(server).or_default() += count;
             }
         }
-        let how = format!("{transport} {address}: {REQUESTS} {what} from client-1, {REQUESTS} from the node");
+        let how = format!(
+            "{} {address}: {REQUESTS} {what} from client-1, {REQUESTS} from the node",
+            transport.manifest_name()
+        );
         scene.lines.push(screen.title(service, &how));
         scene.lines.extend(screen.bars(&counts));
 

@@ -31,7 +31,7 @@ pub(super) fn play(stage: &mut Stage, screen: &Screen) -> Scene {
         let address = address.to_string();
         scene.lines.push(format!("  {address:<21} → {}, which saw {}", servers.join(", "), seen.join(", ")));
     }
-    let found = format!("{}: every backend answers, and sees the client's own address", good.join(" and "));
+    let found = format!("{}: all backends answer and see the client's own address", good.join(" and "));
     scene.check("both families work", good.len() == 2, found);
     scene
 }

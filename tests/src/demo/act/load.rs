@@ -1,4 +1,4 @@
-//! Backends that go and come back, and an agent that is killed, while clients ask without pause.
+//! Backends that go and come back, and an agent that is killed, while clients ask all the time.
 
 use std::{
     collections::BTreeMap,
@@ -19,78 +19,80 @@ use crate::{
     traffic::{Dial, Load, LoadReport, Style, Transport},
 };
 
-/// The backends that go.
-const LEAVING: [&str; 2] = ["web-1", "dns-1"];
 /// How often the agent is killed.
-const KILLS: usize = 3;
+const KILLS: usize = 2;
+/// After each request, so that the machine has time for the agent too.
+const PAUSE: Duration = Duration::from_micros(500);
 /// How long each phase is looked at, and how many requests of each load at least.
 const LOOK: (Duration, u64) = (Duration::from_millis(700), 100);
 
 pub(super) fn play(stage: &mut Stage, screen: &Screen) -> Scene {
     let mut scene = Scene::default();
     let loads = Loads::start(stage);
-    scene.lines.push(screen.title("load", "without pause: client-1 and the node → web (a connection per request),"));
-    let text = "client-2 → dns (one UDP socket), client-2 → greeter over IPv6 (one connection)";
-    scene.lines.push(format!("{:10} {text}", ""));
-
-    let before = Phase::watch(&loads, || ());
-    scene.lines.push(before.line("at first"));
-
-    let without = Phase::watch(&loads, || stage.publish(&LEAVING));
-    for name in LEAVING {
-        stage.end(name);
-    }
-    let late = Phase::watch(&loads, || ());
-    scene.lines.push(without.line("web-1, dns-1 removed"));
-    let strays: u64 = LEAVING.iter().map(|name| without.count(name) + late.count(name)).sum();
-    let failed = without.failed + late.failed;
-    let found =
-        format!("{failed} of {} requests failed, {strays} went to the removed", without.answered + late.answered);
-    scene.check("backends removed under load", failed == 0 && strays == 0, found);
-
-    let again = Phase::watch(&loads, || {
-        LEAVING.iter().for_each(|name| stage.start(name));
-        stage.publish(&[]);
-    });
-    scene.lines.push(again.line("both added again"));
-    let web: Vec<_> = again.of("web").map(|(_, count)| count as usize).collect();
-    let (backends, statistic) = (stage.backends("web"), chi_square(&web));
-    let found = format!("{} of {} requests failed, web-1 has its share again", again.failed, again.answered);
-    let even = web.len() == backends && statistic < chi_square_limit(backends);
-    scene.check("backends added under load", again.failed == 0 && even, found);
-
-    let drops = drops(stage.node());
-    let mut orphaned = 0;
-    let since = Instant::now();
-    let killed = Phase::watch(&loads, || {
-        for _ in 0..KILLS {
-            orphaned += kill(stage.node(), &loads);
-        }
-    });
-    let took = since.elapsed();
-    scene.lines.push(killed.line(&format!("kill -9 the agent, × {KILLS}")));
-    let found = format!(
-        "{} of {} requests failed in {:.1} s, {} of them with no agent running",
-        killed.failed,
-        thousands(killed.answered),
-        took.as_secs_f64(),
-        thousands(orphaned)
-    );
-    scene.check("kill -9 of the agent under load", killed.failed == 0, found);
-    let lost = self::drops(stage.node()).saturating_sub(drops);
-    scene.check("nothing dropped meanwhile", lost == 0, format!("{lost} packets counted as dropped by the datapath"));
+    scene.lines.push(screen.title("load", "client-1 and the node → web (a connection per request),"));
+    scene.lines.push(screen.more("client-2 → dns (one UDP socket), client-2 → greeter over IPv6 (one connection)"));
+    let first = Phase::watch(&loads, || ());
+    scene.lines.push(first.line("at first"));
+    // Of dns, the one that the socket talks to.
+    let (dns, _) = first.of("dns").max_by_key(|(_, count)| *count).expect("dns answers");
+    let leaving = ["web-1", dns];
+    remove(stage, &leaving, &loads, &mut scene);
+    add(stage, &leaving, &loads, &mut scene);
+    kill(stage.node(), &loads, &mut scene);
     scene
 }
 
-/// Kills the agent, lets the loads go on without one, starts it again; gives how many requests were
-/// answered while there was none.
-fn kill(node: &Node, loads: &Loads) -> u64 {
-    node.kill_agent();
-    let killed = loads.report();
-    let report = loads.report();
-    node.spawn_agent();
-    node.wait_for_sync();
-    report.answered - killed.answered
+/// Takes the leaving backends out of their Services, and then off the node.
+fn remove(stage: &mut Stage, leaving: &[&str], loads: &Loads, scene: &mut Scene) {
+    let without = Phase::watch(loads, || stage.publish(leaving));
+    let ended = Phase::watch(loads, || leaving.iter().for_each(|name| stage.end(name)));
+    scene.lines.push(without.line(&format!("{} gone", leaving.join(", "))));
+    let strays: u64 = leaving.iter().map(|name| without.count(name) + ended.count(name)).sum();
+    let failed = without.failed + ended.failed;
+    let answered = thousands(without.answered + ended.answered);
+    let failures = [without.failures, ended.failures].concat().join("\n");
+    let found = format!("{failed} failed, {answered} answered, {strays} of them by the removed\n{failures}");
+    scene.check("backends removed under load", failed == 0 && strays == 0, found);
+}
+
+/// Starts them again, with addresses that may be others, and puts them back behind their Services.
+fn add(stage: &mut Stage, leaving: &[&str], loads: &Loads, scene: &mut Scene) {
+    let again = Phase::watch(loads, || {
+        leaving.iter().for_each(|name| stage.start(name));
+        stage.publish(&[]);
+    });
+    scene.lines.push(again.line("both back again"));
+    let web: Vec<_> = again.of("web").map(|(_, count)| count as usize).collect();
+    let backends = stage.backends("web");
+    let even = web.len() == backends && chi_square(&web) < chi_square_limit(backends);
+    let (answered, by_it) = (thousands(again.answered), thousands(again.count("web-1")));
+    let failures = again.failures.join("\n");
+    let found = format!("{} failed, {answered} answered, {by_it} by web-1 since\n{failures}", again.failed);
+    scene.check("backends added under load", again.failed == 0 && even, found);
+}
+
+/// Kills the agent, lets the loads go on without one, starts it again; more than once.
+fn kill(node: &Node, loads: &Loads, scene: &mut Scene) {
+    let before = drops(node);
+    let since = Instant::now();
+    let mut alone = 0;
+    let killed = Phase::watch(loads, || {
+        for _ in 0..KILLS {
+            node.kill_agent();
+            let from = loads.report();
+            alone += loads.report().answered - from.answered;
+            node.spawn_agent();
+            node.wait_for_sync();
+        }
+    });
+    let seconds = since.elapsed().as_secs_f64();
+    scene.lines.push(killed.line(&format!("agent killed × {KILLS}")));
+    let (answered, alone, failures) = (thousands(killed.answered), thousands(alone), killed.failures.join("\n"));
+    let failed = killed.failed;
+    let found = format!("{failed} failed, {answered} answered in {seconds:.1} s, {alone} without an agent\n{failures}");
+    scene.check("agent killed under load", failed == 0, found);
+    let lost = drops(node).saturating_sub(before);
+    scene.check("nothing dropped meanwhile", lost == 0, format!("{lost} packets counted as dropped by the datapath"));
 }
 
 /// How many packets the datapath has dropped, for whatever reason.
@@ -109,10 +111,10 @@ impl Loads {
         let at = |service, ipv6, port| stage.samples().cluster_ip(service, ipv6, port);
         let (one, two) = (stage.pod("client-1"), stage.pod("client-2"));
         Self(vec![
-            Dial::new(one, Transport::Tcp, at("web", false, 80)).load(),
-            Dial::new(stage.node(), Transport::Tcp, at("web", false, 80)).load(),
-            Dial::new(two, Transport::Udp, at("dns", false, 53)).style(Style::Addressed).load(),
-            Dial::new(two, Transport::Tcp, at("greeter", true, 80)).style(Style::Kept).load(),
+            Dial::new(one, Transport::Tcp, at("web", false, 80)).pause(PAUSE).load(),
+            Dial::new(stage.node(), Transport::Tcp, at("web", false, 80)).pause(PAUSE).load(),
+            Dial::new(two, Transport::Udp, at("dns", false, 53)).style(Style::Addressed).pause(PAUSE).load(),
+            Dial::new(two, Transport::Tcp, at("greeter", true, 80)).style(Style::Kept).pause(PAUSE).load(),
         ])
     }
 
@@ -138,6 +140,7 @@ impl Loads {
 struct Phase {
     answered: u64,
     failed: u64,
+    failures: Vec<String>,
     servers: BTreeMap<String, u64>,
 }
 
@@ -159,6 +162,7 @@ impl Phase {
         Self {
             answered: last.answered - first.answered,
             failed: last.failed - first.failed,
+            failures: last.failures.into_iter().filter(|failure| !first.failures.contains(failure)).collect(),
             servers: servers.collect(),
         }
     }
@@ -174,14 +178,14 @@ impl Phase {
     }
 
     fn line(&self, what: &str) -> String {
-        let mut text = format!("  {what:<22}");
+        let mut text = format!("  {what:<17}");
         for service in ["web", "dns"] {
             let total = self.of(service).map(|(_, count)| count).sum::<u64>().max(1);
             for (server, count) in self.of(service) {
-                text += &format!(" {server} {:>3} %", (count * 100 + total / 2) / total);
+                text += &format!(" {server} {:>3}%", (count * 100 + total / 2) / total);
             }
             text += " ";
         }
-        text + &format!("{:>6} answered, {} failed", thousands(self.answered), thousands(self.failed))
+        text + &format!("{:>7} ok, {} failed", thousands(self.answered), thousands(self.failed))
     }
 }

@@ -53,6 +53,6 @@ impl Figure {
     }
 
     fn text(&self) -> String {
-        format!("{:>6.2} Gbit/s, {} segments sent again", self.gigabits, thousands(self.retransmits))
+        format!("{:>6.2} Gbit/s, segments sent again: {}", self.gigabits, thousands(self.retransmits))
     }
 }
