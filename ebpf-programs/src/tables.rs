@@ -97,7 +97,12 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn insert_flow(&mut self, key: &FlowKey, value: &FlowValue) -> Inserted {
         match maps::FLOWS.insert(key, value, u64::from(BPF_NOEXIST)) {
-            Ok(()) => Inserted::New,
+            Ok(()) => {
+                // A look-up marks the entry as used. Unmarked, and in a full table all of whose others
+                // are, it is what the next insertion on this CPU takes: a flow's second entry its first.
+                let _ = maps::FLOWS.get_ptr(key);
+                Inserted::New
+            }
             Err(EEXIST) => Inserted::Exists,
             Err(_) => Inserted::Full,
         }
