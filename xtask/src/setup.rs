@@ -121,7 +121,7 @@ fn install_linker(toolchain: &Toolchain, apt: &mut packages::Apt, missing: &mut 
 }
 
 fn install_clippy(toolchain: &Toolchain, apt: &mut packages::Apt) {
-    if toolchain.bin().join("clippy-driver").is_file() {
+    if toolchain.has_clippy() {
         return;
     }
     let installed = match toolchain {

@@ -72,6 +72,11 @@ impl Toolchain {
         }
     }
 
+    /// Whether it can lint.
+    pub fn has_clippy(&self) -> bool {
+        self.bin().join("clippy-driver").is_file() && self.bin().join("cargo-clippy").is_file()
+    }
+
     /// The major version of its LLVM, which bpf-linker's must equal.
     pub fn llvm_major(&self) -> Result<u32> {
         let version = report::capture(environment::foreign(self.bin().join("rustc")).arg("-vV"))?;

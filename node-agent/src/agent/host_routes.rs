@@ -22,8 +22,9 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct HostRoutes {
     networks: Vec<IpNetwork>,
+    /// Addresses outside of `networks`, of Services that have such.
     by_service: HashMap<ObjectKey, Vec<IpAddr>>,
-    /// How many Services have each address.
+    /// How many Services have each of these addresses.
     addresses: BTreeMap<IpAddr, usize>,
     /// Through which device and from which addresses.
     through: Option<(u32, NodeAddresses)>,
@@ -32,21 +33,29 @@ pub struct HostRoutes {
     changed: BTreeSet<IpNetwork>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operation {
+    Set(Route),
+    Delete(Route),
+}
+
 impl HostRoutes {
-    /// Says where ClusterIPs are.
-    pub fn set_networks(&mut self, networks: &[IpNetwork]) {
+    /// Says where ClusterIPs are; `services` are all Services there are.
+    pub fn set_networks<'a>(&mut self, networks: &[IpNetwork], services: impl Iterator<Item = &'a Service>) {
         if self.networks == networks {
             return;
         }
         self.changed.extend(self.networks.iter().chain(networks));
-        self.changed.extend(self.addresses.keys().map(|ip| IpNetwork::from(*ip)));
         self.networks = networks.to_vec();
+        services.for_each(|service| self.set_service(&service.key, Some(service)));
     }
 
     /// A Service is so now, or gone.
     pub fn set_service(&mut self, key: &ObjectKey, service: Option<&Service>) {
         let is_ours = |service: &&Service| !service.foreign && service.service_type != ServiceType::ExternalName;
-        let addresses = service.filter(is_ours).map(|service| service.cluster_ips.clone()).unwrap_or_default();
+        let addresses = service.filter(is_ours).into_iter().flat_map(|service| &service.cluster_ips).copied();
+        let is_inside = |ip: &IpAddr| self.networks.iter().any(|network| network.contains(*ip));
+        let addresses: Vec<IpAddr> = addresses.filter(|ip| !is_inside(ip)).collect();
         let before = self.by_service.get(key).map(Vec::as_slice).unwrap_or_default();
         if before == addresses {
             return;
@@ -69,60 +78,169 @@ impl HostRoutes {
         };
     }
 
-    /// Says through which device the routes lead, and which source addresses they
-    /// give; finds out which of them there are already.
-    pub async fn lead_through(
-        &mut self,
-        netlink: &Netlink,
-        ifindex: u32,
-        sources: NodeAddresses,
-    ) -> Result<(), NetlinkError> {
-        if self.through == Some((ifindex, sources)) {
-            return Ok(());
-        }
+    /// Whether the routes lead through this device, and give these source addresses.
+    pub fn lead_through(&self, ifindex: u32, sources: NodeAddresses) -> bool {
+        self.through == Some((ifindex, sources))
+    }
+
+    /// Leads the routes through a device and finds out which of them there are already.
+    pub async fn check(&mut self, netlink: &Netlink, ifindex: u32, sources: NodeAddresses) -> Result<(), NetlinkError> {
         let ours = netlink.our_routes().await?.into_iter().filter(|route| route.ifindex == ifindex);
-        self.present = ours.map(|route| (route.destination, route)).collect();
-        self.through = Some((ifindex, sources));
-        self.changed.extend(self.networks.iter().chain(self.present.keys()));
-        self.changed.extend(self.addresses.keys().map(|ip| IpNetwork::from(*ip)));
+        self.found(ifindex, sources, ours.collect());
         Ok(())
+    }
+
+    fn found(&mut self, ifindex: u32, sources: NodeAddresses, routes: Vec<Route>) {
+        let present: BTreeMap<_, _> = routes.into_iter().map(|route| (route.destination, route)).collect();
+        if (self.through, &self.present) == (Some((ifindex, sources)), &present) {
+            return;
+        }
+        self.changed.extend(self.networks.iter().chain(self.present.keys()).chain(present.keys()));
+        self.changed.extend(self.addresses.keys().map(|ip| IpNetwork::from(*ip)));
+        self.present = present;
+        self.through = Some((ifindex, sources));
     }
 
     /// Makes and removes routes. What fails is tried again by the next call.
     pub async fn apply(&mut self, netlink: &Netlink) -> Result<(), NetlinkError> {
         let mut result = Ok(());
-        for destination in std::mem::take(&mut self.changed) {
-            let wanted = self.wanted(destination);
-            let present = self.present.get(&destination).copied();
-            let done = match (wanted, present) {
-                (wanted, present) if wanted == present => Ok(()),
-                (Some(wanted), _) => netlink.set_route(&wanted).await,
-                (None, Some(present)) => netlink.delete_route(&present).await.map(drop),
-                (None, None) => Ok(()),
+        for operation in self.operations() {
+            let done = match &operation {
+                Operation::Set(route) => netlink.set_route(route).await,
+                Operation::Delete(route) => netlink.delete_route(route).await.map(drop),
             };
-            match (done, wanted) {
-                (Ok(()), Some(wanted)) => drop(self.present.insert(destination, wanted)),
-                (Ok(()), None) => drop(self.present.remove(&destination)),
-                (Err(error), _) => {
-                    self.changed.insert(destination);
-                    result = Err(error);
-                }
+            match done {
+                Ok(()) => self.done(operation),
+                Err(error) => result = Err(error),
             }
         }
         result
     }
 
+    /// What is to be done; what needn't be any more is forgotten.
+    fn operations(&mut self) -> Vec<Operation> {
+        let mut changed = std::mem::take(&mut self.changed);
+        let mut operations = Vec::new();
+        changed.retain(|destination| {
+            let (wanted, present) = (self.wanted(*destination), self.present.get(destination).copied());
+            let operation = match (wanted, present) {
+                (wanted, present) if wanted == present => None,
+                (Some(wanted), _) => Some(Operation::Set(wanted)),
+                (None, present) => present.map(Operation::Delete),
+            };
+            operations.extend(operation);
+            operation.is_some()
+        });
+        self.changed = changed;
+        operations
+    }
+
+    fn done(&mut self, operation: Operation) {
+        let destination = match operation {
+            Operation::Set(route) => {
+                self.present.insert(route.destination, route);
+                route.destination
+            }
+            Operation::Delete(route) => {
+                self.present.remove(&route.destination);
+                route.destination
+            }
+        };
+        self.changed.remove(&destination);
+    }
+
     fn wanted(&self, destination: IpNetwork) -> Option<Route> {
         let (ifindex, sources) = self.through?;
-        let is_single = || {
-            let ip = destination.ip();
-            let is_whole = IpNetwork::from(ip) == destination;
-            is_whole && self.addresses.contains_key(&ip) && !self.networks.iter().any(|network| network.contains(ip))
-        };
-        if !self.networks.contains(&destination) && !is_single() {
+        let ip = destination.ip();
+        let is_single = IpNetwork::from(ip) == destination && self.addresses.contains_key(&ip);
+        if !self.networks.contains(&destination) && !is_single {
             return None;
         }
         let source = if destination.is_ipv4() { sources.v4.map(IpAddr::V4) } else { sources.v6.map(IpAddr::V6) };
         Some(Route { destination, ifindex, gateway: None, source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::objects::TrafficPolicy;
+
+    fn service(name: &str, ips: &[&str]) -> Service {
+        Service {
+            key: ObjectKey::new("n", name),
+            created: 0,
+            service_type: ServiceType::ClusterIp,
+            foreign: false,
+            cluster_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+            external_ips: vec![],
+            load_balancer: vec![],
+            source_ranges: vec![],
+            has_source_ranges: false,
+            ports: vec![],
+            affinity_seconds: None,
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy: TrafficPolicy::Cluster,
+            health_check_node_port: 0,
+            annotations: vec![],
+        }
+    }
+
+    /// Does what is to be done and says where the routes lead then.
+    fn settle(routes: &mut HostRoutes) -> (usize, Vec<String>) {
+        let operations = routes.operations();
+        operations.iter().for_each(|operation| routes.done(*operation));
+        assert_eq!(routes.operations(), [], "what is done is not due any more");
+        (operations.len(), routes.present.keys().map(ToString::to_string).collect())
+    }
+
+    fn networks(list: &[&str]) -> Vec<IpNetwork> {
+        list.iter().map(|network| network.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn routes_follow_networks_and_services() {
+        let sources = NodeAddresses { v4: Some([192, 0, 2, 1].into()), v6: None };
+        let a = service("a", &["10.96.0.1", "172.20.0.1", "fd00::1"]);
+        let b = service("b", &["172.20.0.1"]);
+        let mut routes = HostRoutes::default();
+        routes.set_service(&a.key, Some(&a));
+        routes.set_networks(&networks(&["10.96.0.0/16"]), [&a].into_iter());
+        assert_eq!(settle(&mut routes), (0, vec![]), "no device yet");
+
+        let left = Route { destination: "10.0.0.0/8".parse().unwrap(), ifindex: 7, gateway: None, source: None };
+        routes.found(7, sources, vec![left]);
+        let all = ["10.96.0.0/16", "172.20.0.1/32", "fd00::1/128"].map(String::from);
+        assert_eq!(settle(&mut routes), (4, all.to_vec()), "what an earlier agent left goes");
+        assert_eq!(routes.present[&networks(&["10.96.0.0/16"])[0]].source, sources.v4.map(IpAddr::V4));
+
+        routes.set_service(&b.key, Some(&b));
+        routes.set_service(&a.key, None);
+        assert_eq!(settle(&mut routes), (1, all[..2].to_vec()), "an address that another Service has stays");
+        routes.set_networks(&networks(&["172.20.0.0/16"]), [&b].into_iter());
+        assert_eq!(settle(&mut routes), (3, vec!["172.20.0.0/16".to_owned()]));
+        routes.set_networks(&[], [&b].into_iter());
+        assert_eq!(settle(&mut routes), (2, all[1..2].to_vec()));
+        routes.set_service(&b.key, Some(&Service { foreign: true, ..b.clone() }));
+        assert_eq!(settle(&mut routes), (1, vec![]));
+
+        routes.set_networks(&networks(&["172.20.0.0/16"]), [].into_iter());
+        settle(&mut routes);
+        let present: Vec<_> = routes.present.values().copied().collect();
+        routes.found(7, sources, present);
+        assert_eq!(settle(&mut routes).0, 0, "all is as it was");
+        routes.found(7, sources, vec![]);
+        assert_eq!(settle(&mut routes).0, 1, "somebody has deleted a route");
+        routes.found(8, sources, vec![]);
+        assert_eq!(settle(&mut routes).0, 1, "the device was made anew");
+    }
+
+    #[test]
+    fn what_failed_stays_due() {
+        let mut routes = HostRoutes::default();
+        routes.set_networks(&networks(&["10.96.0.0/16"]), [].into_iter());
+        routes.found(7, NodeAddresses::default(), vec![]);
+        assert_eq!(routes.operations().len(), 1);
+        assert_eq!(routes.operations().len(), 1);
     }
 }

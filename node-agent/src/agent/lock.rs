@@ -8,6 +8,8 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -16,6 +18,8 @@ use nix::{
 };
 
 const FILE: &str = "agent.lock";
+const GRACE: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_millis(20);
 
 /// Why the run directory can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -45,8 +49,19 @@ pub struct RunDirLock {
 }
 
 impl RunDirLock {
-    /// Makes the directory if need be and locks it.
+    /// Makes the directory if need be and locks it. An agent that was just killed
+    /// has a moment to be gone.
     pub fn take(run_dir: &Path) -> Result<Self, LockError> {
+        let deadline = Instant::now() + GRACE;
+        loop {
+            match Self::try_take(run_dir) {
+                Err(LockError::Held { .. }) if Instant::now() < deadline => thread::sleep(POLL),
+                result => return result,
+            }
+        }
+    }
+
+    fn try_take(run_dir: &Path) -> Result<Self, LockError> {
         let unusable = |source| LockError::Unusable { run_dir: run_dir.to_owned(), source };
         fs::create_dir_all(run_dir).map_err(unusable)?;
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(run_dir.join(FILE));

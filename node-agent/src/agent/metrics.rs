@@ -95,12 +95,10 @@ pub struct Applied {
     pub endpoint_changes: u64,
     /// Writes that failed and will be tried again.
     pub failed_writes: u64,
-    /// How full the tables are whose only writer is the agent.
-    pub fill: Vec<TableFill>,
 }
 
 /// What there is and what is wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
     /// The first list of every kind is in force.
     pub in_sync: bool,
@@ -110,6 +108,8 @@ pub struct State {
     pub services: usize,
     /// Pods wired by this agent.
     pub pods: usize,
+    /// How full the tables are whose only writer is the agent.
+    pub fill: Vec<TableFill>,
 }
 
 impl Metrics {
@@ -179,7 +179,6 @@ impl Metrics {
         inner.service_changes.inc_by(applied.service_changes);
         inner.endpoint_changes.inc_by(applied.endpoint_changes);
         inner.failed_writes.inc_by(applied.failed_writes);
-        *inner.known.lock().unwrap_or_else(PoisonError::into_inner) = applied.fill;
     }
 
     /// What there is and what is wrong now.
@@ -189,6 +188,7 @@ impl Metrics {
         inner.problems.set(state.problems as i64);
         inner.services.set(state.services as i64);
         inner.pods.set(state.pods as i64);
+        *inner.known.lock().unwrap_or_else(PoisonError::into_inner) = state.fill;
     }
 
     /// `/livez` was answered.

@@ -61,6 +61,9 @@ pub struct Node {
     fixed_mtu: Option<u32>,
     netns_cookie: u64,
     config: NodeConfig,
+    /// None until they are known: those that an earlier agent wrote stay till then.
+    service_cidrs: Option<Vec<IpNetwork>>,
+    own_addresses: BTreeSet<IpAddr>,
     networks: Option<BTreeMap<IpNetwork, NetworkValue>>,
     host_device: Option<HostDevice>,
     uplinks: BTreeSet<u32>,
@@ -76,6 +79,8 @@ impl Node {
             fixed_mtu,
             netns_cookie: netns::current_cookie()?,
             config: NodeConfig::default(),
+            service_cidrs: None,
+            own_addresses: BTreeSet::new(),
             networks: None,
             host_device: None,
             uplinks: BTreeSet::new(),
@@ -123,6 +128,7 @@ impl Node {
         self.sources = self::primary(stated.iter().chain(&on_uplinks).copied().filter(is_present));
         let mtu = self.fixed_mtu.or_else(|| uplinks.iter().map(|uplink| uplink.link.mtu).min());
         self.mtu = mtu.unwrap_or(DEFAULT_MTU);
+        self.own_addresses = stated.iter().copied().chain(present.iter().map(|address| address.ip)).collect();
         self.uplinks = uplinks.iter().map(|uplink| uplink.link.index).collect();
         let device = netlink.host_device(self.mtu).await?;
         let ports = self.masquerade_ports(problems);
@@ -140,16 +146,27 @@ impl Node {
             info!(v4 = %config.v4, v6 = %config.v6, mtu = self.mtu, uplinks = uplinks.len(), "this node");
             self.config = config;
         }
+        self.write_networks(tables)?;
         Ok(())
     }
 
     /// Tells the programs where ClusterIPs are.
-    pub fn set_networks(&mut self, service_cidrs: &[IpNetwork], tables: &NodeTables) -> Result<(), MapError> {
-        let service = NetworkValue { kind: NetworkValue::SERVICE };
-        let networks = service_cidrs.iter().map(|network| (*network, service)).collect();
+    pub fn set_service_cidrs(&mut self, service_cidrs: &[IpNetwork], tables: &NodeTables) -> Result<(), MapError> {
+        self.service_cidrs = Some(service_cidrs.to_vec());
+        self.write_networks(tables)
+    }
+
+    fn write_networks(&mut self, tables: &NodeTables) -> Result<(), MapError> {
+        let of_kind = |kind| move |network| (network, NetworkValue { kind });
+        let services = self.service_cidrs.iter().flatten().copied().map(of_kind(NetworkValue::SERVICE));
+        let own = self.own_addresses.iter().copied().map(IpNetwork::from).map(of_kind(NetworkValue::NODE));
+        let networks = services.chain(own).collect();
         if self.networks.as_ref() != Some(&networks) {
-            tables.set_networks(&networks)?;
+            tables.add_networks(&networks)?;
             self.networks = Some(networks);
+        }
+        if let (Some(_), Some(networks)) = (&self.service_cidrs, &self.networks) {
+            tables.prune_networks(networks)?;
         }
         Ok(())
     }

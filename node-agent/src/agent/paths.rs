@@ -79,28 +79,57 @@ impl PathFlags {
     }
 }
 
-impl Paths {
+/// What an agent leaves behind for `fairlead cleanup`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Remembered {
+    /// Its places.
+    pub paths: Paths,
+    /// Directories that weren't there before it, outermost first.
+    pub made: Vec<PathBuf>,
+}
+
+impl Remembered {
     /// Where the run directory remembers all this.
-    pub fn remembered_at(run_dir: &Path) -> PathBuf {
+    pub fn file(run_dir: &Path) -> PathBuf {
         run_dir.join(REMEMBERED)
     }
 
-    /// Remembers the places in the run directory, which must be there.
-    pub fn remember(&self) -> io::Result<()> {
-        let at = Self::remembered_at(&self.run_dir);
+    /// What an agent remembered in the run directory, if one did.
+    pub fn load(run_dir: &Path) -> io::Result<Option<Self>> {
+        match fs::read(Self::file(run_dir)) {
+            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(io::Error::other),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What there is to remember of these places, before anything is made in them.
+    pub fn survey(paths: Paths, earlier: Option<Self>) -> Self {
+        let mut made = earlier.map(|earlier| earlier.made).unwrap_or_default();
+        for dir in [&paths.run_dir, &paths.bpffs, &paths.cni_conf_dir, &paths.cni_bin_dir] {
+            let missing: Vec<_> = dir.ancestors().take_while(|dir| !dir.exists()).map(Path::to_owned).collect();
+            for dir in missing.into_iter().rev() {
+                if !made.contains(&dir) {
+                    made.push(dir);
+                }
+            }
+        }
+        Self { paths, made }
+    }
+
+    /// Remembers it in the run directory, which must be there.
+    pub fn store(&self) -> io::Result<()> {
+        let at = Self::file(&self.paths.run_dir);
         let text = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
         let new = at.with_extension("json.new");
         fs::write(&new, text)?;
         fs::rename(&new, &at)
     }
 
-    /// What an agent remembered in the run directory, if one did.
-    pub fn remembered(run_dir: &Path) -> io::Result<Option<Self>> {
-        match fs::read(Self::remembered_at(run_dir)) {
-            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(io::Error::other),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+    /// Removes the directories that were made, as far as they are empty. Says which.
+    pub fn remove_made(&self) -> Vec<PathBuf> {
+        self.made.iter().rev().filter(|dir| fs::remove_dir(dir).is_ok()).cloned().collect()
     }
 }
 
@@ -115,14 +144,37 @@ mod tests {
     #[test]
     fn a_flag_beats_what_is_remembered_which_beats_the_default() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Paths::remembered(dir.path()).unwrap(), None);
+        assert_eq!(Remembered::load(dir.path()).unwrap(), None);
         let agents =
             PathFlags { bpffs: Some("/b".into()), cgroup: Some("/c".into()), ..flags(dir.path()) }.resolve(None);
         assert_eq!(agents.cni_bin_dir, Path::new("/opt/cni/bin"));
-        agents.remember().unwrap();
-        let remembered = Paths::remembered(dir.path()).unwrap();
-        assert_eq!(remembered.as_ref(), Some(&agents));
-        let cleanup = PathFlags { bpffs: Some("/other".into()), ..flags(dir.path()) }.resolve(remembered);
+        let remembered = Remembered::survey(agents.clone(), None);
+        remembered.store().unwrap();
+        assert_eq!(Remembered::load(dir.path()).unwrap().as_ref(), Some(&remembered));
+        let cleanup = PathFlags { bpffs: Some("/other".into()), ..flags(dir.path()) }.resolve(Some(agents.clone()));
         assert_eq!(cleanup, Paths { bpffs: "/other".into(), ..agents });
+    }
+
+    #[test]
+    fn only_directories_that_were_made_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        fs::create_dir(at("there")).unwrap();
+        let paths = Paths {
+            run_dir: at("run/a"),
+            bpffs: at("there"),
+            cgroup: None,
+            cni_conf_dir: at("there/conf"),
+            cni_bin_dir: at("run/bin"),
+        };
+        let first = Remembered::survey(paths.clone(), None);
+        for made in [&paths.run_dir, &paths.cni_conf_dir, &paths.cni_bin_dir] {
+            fs::create_dir_all(made).unwrap();
+        }
+        let second = Remembered::survey(paths.clone(), Some(first.clone()));
+        assert_eq!(second, first, "a restart finds them there, and remembers whose they are");
+        fs::write(at("run/bin/other"), "").unwrap();
+        assert_eq!(second.remove_made(), [paths.cni_conf_dir, paths.run_dir]);
+        assert!(at("there").is_dir() && at("run/bin/other").is_file());
     }
 }

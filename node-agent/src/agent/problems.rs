@@ -25,7 +25,7 @@ impl Problems {
                 true
             }
             Err(error) => {
-                self.set(subject, &describe(&error));
+                self.set(subject, describe(&error));
                 false
             }
         }

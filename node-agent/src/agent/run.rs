@@ -3,7 +3,7 @@
 //! Invariant: the loop never waits for a client; whatever it awaits is the kernel
 //! or a message. This module must not know what a change brings about.
 
-use std::{env, io, time::Duration};
+use std::{env, io, path::PathBuf, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -20,6 +20,7 @@ use super::{
     lock::{LockError, RunDirLock},
     logging,
     node::{Node, NodeError},
+    paths::Remembered,
     report,
     vitals::Vitals,
     waiters::{Reply, Waiters},
@@ -49,8 +50,8 @@ const CALLS: usize = 128;
 pub enum AgentError {
     #[error(transparent)]
     Lock(#[from] LockError),
-    #[error("cannot write to run directory {run_dir}: {source}")]
-    RunDir { run_dir: String, source: io::Error },
+    #[error("cannot read or write {}: {source}", Remembered::file(run_dir).display())]
+    RunDir { run_dir: PathBuf, source: io::Error },
     #[error(transparent)]
     Dataplane(#[from] DataplaneError),
     #[error(transparent)]
@@ -79,27 +80,29 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
     let paths = flags.paths.resolve(None);
+    let run_dir_error = |source| AgentError::RunDir { run_dir: paths.run_dir.clone(), source };
+    let earlier = Remembered::load(&paths.run_dir).map_err(run_dir_error)?;
+    let remembered = Remembered::survey(paths.clone(), earlier);
     let _lock = RunDirLock::take(&paths.run_dir)?;
-    let run_dir = paths.run_dir.display().to_string();
-    paths.remember().map_err(|source| AgentError::RunDir { run_dir, source })?;
+    remembered.store().map_err(run_dir_error)?;
     let node_name = flags.node_name(env::var_os("NODE_NAME"), &host_name());
     info!(version = env!("CARGO_PKG_VERSION"), kernel = kernel_release(), node = node_name, "fairlead agent");
     flags.without_effect().iter().for_each(|line| warn!("{line}"));
 
+    // First what may turn out to be wrong without anything having been changed.
+    let Source { mut messages, control } = source::start(&source_spec(&flags)).await?;
     let (dataplane, tables) = Dataplane::open(&paths, flags.socket_lb)?;
     let netlink = Netlink::open()?;
     let node = Node::new(flags.devices.0.clone(), flags.mtu)?;
     let cni = if flags.cni { Some(CniService::load(&paths.run_dir)?) } else { None };
     let (vitals, watched) = watch::channel(Vitals::new());
     let (health_address, metrics_address) = (flags.healthz_bind_address.0, flags.metrics_bind_address.0);
-    let spec = source_spec(&flags);
     let mut agent = Agent::new(flags, paths, dataplane, tables, netlink, node, cni, &node_name, vitals)?;
     agent.start().await;
 
     let (sender, mut calls) = mpsc::channel(CALLS);
     let server = Server::bind(&agent.paths.run_dir)?;
     let serving = tokio::spawn(server.serve(sender));
-    let Source { mut messages, control } = source::start(&spec).await?;
     let (said, mut listening) = mpsc::unbounded_channel();
     if let Some(address) = health_address {
         let router = http::health(watched, agent.metrics());
@@ -165,7 +168,7 @@ fn answer(agent: &Agent, reply: Reply) {
     let (report, stats) = (report::report(agent), agent.stats.clone());
     tokio::task::spawn_blocking(move || {
         // Whoever asked may have gone.
-        let _ = reply.send(Response::Status(report::with_counts(report, &stats)));
+        let _ = reply.send(Response::Status(Box::new(report::with_counts(report, &stats))));
     });
 }
 

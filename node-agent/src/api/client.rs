@@ -122,7 +122,7 @@ mod tests {
     use std::{os::unix::net::UnixListener, thread};
 
     use super::*;
-    use crate::api::{protocol::FailureReason, status::StatusReport};
+    use crate::api::protocol::FailureReason;
 
     const STATUS: Request = Request::Status { wait_ms: 0 };
     const LIMIT: Duration = Duration::from_secs(10);
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn answers_and_failures() {
-        let status = Response::Status(StatusReport::default());
+        let status = Response::Status(Box::default());
         assert_eq!(call_with_answer(&encode(&status).unwrap()).unwrap(), status);
         let failed = Response::Failed(Failure::new(FailureReason::TryAgain, "later"));
         assert!(

@@ -39,7 +39,7 @@ pub enum Response {
     /// To [`Request::Cni`].
     Cni(CniReply),
     /// To [`Request::Status`].
-    Status(StatusReport),
+    Status(Box<StatusReport>),
     /// To any request that could not be fulfilled.
     Failed(Failure),
 }

@@ -186,7 +186,8 @@ mod tests {
         runtime.spawn(server.serve(sender));
         runtime.spawn(async move {
             while let Some((Request::Status { .. }, answer)) = calls.recv().await {
-                let _ = answer.send(Response::Status(StatusReport { node: "a".to_owned(), ..Default::default() }));
+                let _ = answer
+                    .send(Response::Status(Box::new(StatusReport { node: "a".to_owned(), ..Default::default() })));
             }
         });
         work(run_dir.path());

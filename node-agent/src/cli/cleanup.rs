@@ -4,7 +4,10 @@
 //! that of an agent's start reversed: first no new pods, then no more packets,
 //! then the tables. What is gone already is fine, so it can be run again.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use tokio::runtime::Builder;
 
@@ -16,7 +19,7 @@ use crate::{
     agent::{
         install::{self, InstallError},
         lock::{LockError, RunDirLock},
-        paths::Paths,
+        paths::Remembered,
     },
     api::socket_path,
     cni::store::{Store, StoreError},
@@ -31,10 +34,8 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each says what its cause says")]
 pub enum CleanupError {
-    #[error("{0}; cleanup needs it stopped")]
-    Running(#[source] LockError),
     #[error(transparent)]
-    Lock(LockError),
+    Lock(#[from] LockError),
     #[error(transparent)]
     Install(#[from] InstallError),
     #[error(transparent)]
@@ -46,7 +47,7 @@ pub enum CleanupError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("cannot {verb} {path}: {source}")]
-    File { verb: &'static str, path: String, source: io::Error },
+    File { verb: &'static str, path: PathBuf, source: io::Error },
     #[error("cannot print: {0}")]
     Print(#[from] io::Error),
 }
@@ -54,14 +55,12 @@ pub enum CleanupError {
 /// Removes everything and says what it was.
 pub fn run(arguments: &CleanupArguments) -> Result<(), CleanupError> {
     let run_dir = &arguments.paths.run_dir;
-    let remembered_at = Paths::remembered_at(run_dir).display().to_string();
-    let remembered = Paths::remembered(run_dir).map_err(file("read", remembered_at))?;
-    let paths = arguments.paths.resolve(remembered);
-    let was_there = run_dir.is_dir();
-    let lock = RunDirLock::take(run_dir).map_err(|error| match error {
-        LockError::Held { .. } => CleanupError::Running(error),
-        LockError::Unusable { .. } => CleanupError::Lock(error),
-    })?;
+    let remembered = Remembered::load(run_dir).map_err(file("read", &Remembered::file(run_dir)))?;
+    let paths = arguments.paths.resolve(remembered.as_ref().map(|remembered| remembered.paths.clone()));
+    // What an agent made, and what the lock is about to make.
+    let made = Remembered::survey(paths.clone(), remembered);
+    let were_there: Vec<PathBuf> = made.made.iter().filter(|dir| dir.exists()).cloned().collect();
+    let lock = RunDirLock::take(run_dir)?;
 
     let mut removed: Vec<String> = Vec::new();
     removed.extend(install::uninstall(&paths)?.iter().map(|path| path.display().to_string()));
@@ -71,9 +70,11 @@ pub fn run(arguments: &CleanupArguments) -> Result<(), CleanupError> {
             let links = Links::new(bpffs.links(), None).prune(|_| false)?;
             removed.extend(links.iter().map(|hook| format!("program at {hook}")));
         }
-        removed.extend(bpffs.remove()?.iter().map(|path| path.display().to_string()));
+        removed.extend(bpffs.remove()?);
     }
-    removed.extend(remove_run_dir(run_dir, lock, was_there)?);
+    removed.extend(remove_files(run_dir, lock)?);
+    let dirs = made.remove_made().into_iter().filter(|dir| were_there.contains(dir));
+    removed.extend(dirs.map(|dir| dir.display().to_string()));
 
     match arguments.output {
         Format::Json => print_json(&serde_json::json!({ "removed": removed }))?,
@@ -83,8 +84,8 @@ pub fn run(arguments: &CleanupArguments) -> Result<(), CleanupError> {
     Ok(())
 }
 
-fn file(verb: &'static str, path: String) -> impl FnOnce(io::Error) -> CleanupError {
-    move |source| CleanupError::File { verb, path, source }
+fn file(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CleanupError {
+    move |source| CleanupError::File { verb, path: path.to_owned(), source }
 }
 
 /// Pods' interfaces that the run directory knows, the node's own device, and routes.
@@ -111,21 +112,17 @@ fn remove_devices(run_dir: &Path) -> Result<Vec<String>, CleanupError> {
     })
 }
 
-/// The files that an agent makes, and the directory if nothing else is in it.
-fn remove_run_dir(run_dir: &Path, lock: RunDirLock, was_there: bool) -> Result<Vec<String>, CleanupError> {
+/// The files that an agent makes in its run directory.
+fn remove_files(run_dir: &Path, lock: RunDirLock) -> Result<Vec<String>, CleanupError> {
     let mut removed = Vec::new();
     let store = Store::new(run_dir);
-    for path in [store.path().to_owned(), Paths::remembered_at(run_dir), socket_path(run_dir)] {
+    for path in [store.path().to_owned(), Remembered::file(run_dir), socket_path(run_dir)] {
         match fs::remove_file(&path) {
             Ok(()) => removed.push(path.display().to_string()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(file("remove", path.display().to_string())(error)),
+            Err(error) => return Err(file("remove", &path)(error)),
         }
     }
-    lock.remove(run_dir).map_err(file("remove the lock in", run_dir.display().to_string()))?;
-    // It stays if it holds something that isn't ours.
-    if fs::remove_dir(run_dir).is_ok() && was_there {
-        removed.push(run_dir.display().to_string());
-    }
+    lock.remove(run_dir).map_err(file("remove the lock in", run_dir))?;
     Ok(removed)
 }

@@ -48,7 +48,7 @@ fn ask(run_dir: &Path, wait: Option<Duration>) -> Result<StatusReport, ClientErr
         let left = deadline.saturating_duration_since(Instant::now());
         let request = Request::Status { wait_ms: left.as_millis().try_into().unwrap_or(u64::MAX) };
         match client.call(&request, left + PATIENCE) {
-            Ok(Response::Status(report)) => return Ok(report),
+            Ok(Response::Status(report)) => return Ok(*report),
             Ok(_) => {
                 let message = "the agent answered something else than was asked; restart it with this binary's version";
                 return Err(Failure::new(FailureReason::BadRequest, message).into());

@@ -106,12 +106,12 @@ impl Bpffs {
 
     /// Removes everything below, the directory itself if nothing else is in it, and
     /// the mount if it is ours and empty. Says what was removed.
-    pub fn remove(self) -> Result<Vec<PathBuf>, BpffsError> {
+    pub fn remove(self) -> Result<Vec<String>, BpffsError> {
         let mut removed = Vec::new();
         for dir in entries(&self.root)? {
             if is_maps_dir(&dir) || dir == self.links() {
                 self.remove_maps(&dir)?;
-                removed.push(dir);
+                removed.push(dir.display().to_string());
             }
         }
         let mounts = own_mounts();
@@ -119,7 +119,7 @@ impl Bpffs {
             return Ok(removed);
         }
         if !mounts.contains(&self.root) && self.root != Path::new(DEFAULT_MOUNT) && fs::remove_dir(&self.root).is_ok() {
-            removed.push(self.root.clone());
+            removed.push(self.root.display().to_string());
         }
         for point in mounts {
             if self.root.starts_with(&point) && is_empty(&point)? {
@@ -128,7 +128,7 @@ impl Bpffs {
                     path: point.clone(),
                     source: errno.into(),
                 })?;
-                removed.push(point);
+                removed.push(format!("mount {}", point.display()));
             }
         }
         Ok(removed)

@@ -13,6 +13,7 @@ pub mod bpffs;
 pub mod cgroup;
 pub mod links;
 pub mod map;
+pub mod memory;
 pub mod netlink;
 pub mod netns;
 pub mod node_tables;

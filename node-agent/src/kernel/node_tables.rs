@@ -2,7 +2,10 @@
 //!
 //! This module must not know where either comes from.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use datapath::abi::{Addr, NetworkKey, NetworkValue, NodeConfig};
 use ipnetwork::IpNetwork;
@@ -32,18 +35,20 @@ impl NodeTables {
         self.config.set(&0, config)
     }
 
-    /// Makes the table say exactly this of networks.
-    pub fn set_networks(&self, wanted: &BTreeMap<IpNetwork, NetworkValue>) -> Result<(), MapError> {
-        let wanted: Vec<_> = wanted.iter().map(|(network, value)| (network_key(network), *value)).collect();
-        let present = self.networks.entries()?;
-        for (key, value) in &wanted {
-            if !present.contains(&(*key, *value)) {
-                self.networks.set(key, value)?;
-            }
+    /// Says what these networks are.
+    pub fn add_networks(&self, networks: &BTreeMap<IpNetwork, NetworkValue>) -> Result<(), MapError> {
+        for (network, value) in networks {
+            self.networks.set(&network_key(network), value)?;
         }
-        for (key, _) in &present {
-            if !wanted.iter().any(|(other, _)| other == key) {
-                self.networks.remove(key)?;
+        Ok(())
+    }
+
+    /// Forgets every network but these.
+    pub fn prune_networks(&self, wanted: &BTreeMap<IpNetwork, NetworkValue>) -> Result<(), MapError> {
+        let wanted: BTreeSet<_> = wanted.keys().map(network_key).map(|key| (key.prefix_len, key.addr)).collect();
+        for key in self.networks.keys()? {
+            if !wanted.contains(&(key.prefix_len, key.addr)) {
+                self.networks.remove(&key)?;
             }
         }
         Ok(())

@@ -173,6 +173,8 @@ impl Model {
         let Some(service) = service_of(&slice) else { return };
         let slices = self.slices_by_service.entry(service.clone()).or_default();
         let at = slices.partition_point(|other| other.key < slice.key);
+        // Nearly always the only one.
+        slices.reserve_exact(1);
         slices.insert(at, slice);
         self.dirty.services.insert(service);
     }

@@ -13,7 +13,7 @@ use std::{
 use ipnetwork::IpNetwork;
 use node_agent::{
     api::{
-        protocol::{Request, Response, StatusReport},
+        protocol::{Request, Response},
         server::Server,
     },
     cni::{
@@ -220,7 +220,7 @@ async fn run_agent(
         };
         let response = match request {
             Request::Cni(request) => service.handle(request, &view, &mut datapath).await.into(),
-            Request::Status { .. } => Response::Status(StatusReport::default()),
+            Request::Status { .. } => Response::Status(Box::default()),
         };
         let _ = answer.send(response);
     }

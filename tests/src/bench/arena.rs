@@ -84,6 +84,11 @@ impl Arena {
         self.workload.count()
     }
 
+    /// The Services.
+    pub fn workload(&self) -> &Workload {
+        &self.workload
+    }
+
     /// The variant's bed, if it is compared.
     pub fn bed(&self, variant: Variant) -> Option<&Bed> {
         self.beds.iter().find(|bed| bed.variant == variant)

@@ -9,10 +9,12 @@ pub mod arena;
 pub mod bed;
 pub mod case;
 pub mod figure;
+pub mod histogram;
 pub mod kube_proxy;
 pub mod load;
 pub mod report;
 pub mod routed_node;
+pub mod stages;
 pub mod variant;
 pub mod workload;
 

@@ -18,6 +18,8 @@ pub const PORT: u16 = 8080;
 pub const ENDPOINTS: usize = 5;
 /// The port of the stream's Service and of the endpoint behind it.
 pub const STREAM_PORT: u16 = 5201;
+/// How many Services there are where their number matters.
+pub const SERVICES_AT_SCALE: usize = 10_000;
 /// Services that real pods stand behind, if there are so many.
 const MEASURED: usize = 10;
 /// Files in one folder.
@@ -41,6 +43,11 @@ impl Workload {
         Self { count, backends }
     }
 
+    /// So many Services; nobody dials them.
+    pub fn without_pods(count: usize) -> Self {
+        Self::new(count, (1..=ENDPOINTS as u8).map(|host| Ipv4Addr::new(10, 127, 0, host)).collect())
+    }
+
     /// How many Services there are.
     pub fn count(&self) -> usize {
         self.count
@@ -53,7 +60,12 @@ impl Workload {
 
     /// The ClusterIPs and ports that are dialled.
     pub fn frontends(&self) -> Vec<SocketAddr> {
-        self.measured().map(|index| SocketAddr::from((cluster_ip(index), PORT))).collect()
+        self.measured().map(|index| self.frontend(index)).collect()
+    }
+
+    /// A Service's ClusterIP and TCP port.
+    pub fn frontend(&self, index: usize) -> SocketAddr {
+        SocketAddr::from((cluster_ip(index), PORT))
     }
 
     /// The ClusterIP and port of the Service that leads to the first pod only.

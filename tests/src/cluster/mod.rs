@@ -8,6 +8,7 @@ mod runtime;
 mod shared;
 
 use std::{
+    mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     process::Command,
@@ -41,7 +42,7 @@ pub struct Cluster {
     directory: Arc<Directory>,
     next_service: AtomicU16,
     // Last: it removes what the others stand for.
-    _sandbox: Sandbox,
+    sandbox: Sandbox,
 }
 
 /// A cluster about to be started.
@@ -85,6 +86,17 @@ impl Plan {
     /// Brings everything up and waits until every agent is in sync.
     #[track_caller]
     pub fn start(self) -> Cluster {
+        let flags = self.flags.clone();
+        let cluster = self.without_agents();
+        for node in &cluster.nodes {
+            node.start_agent(&flags);
+        }
+        cluster
+    }
+
+    /// Brings up everything but the agents.
+    #[track_caller]
+    pub fn without_agents(self) -> Cluster {
         let sandbox = Sandbox::new();
         let directory = Arc::new(Directory::new(sandbox.directory().join("source")));
         directory.put(&manifest::service_cidr("kubernetes", &SERVICE_CIDRS));
@@ -96,9 +108,8 @@ impl Plan {
             if let Some(bytes) = self.run_dir_bytes {
                 mount_filesystem("tmpfs", &node.run_dir(), Some(&format!("size={bytes}")));
             }
-            node.start_agent(&self.flags);
         }
-        Cluster { nodes, outside, directory, next_service: AtomicU16::new(10), _sandbox: sandbox }
+        Cluster { nodes, outside, directory, next_service: AtomicU16::new(10), sandbox }
     }
 }
 
@@ -154,6 +165,13 @@ impl Cluster {
             self.directory.delete(&manifest);
         }
         self.wait_for_sync();
+    }
+
+    /// Leaves everything up when this process ends, agents too: see `sandbox::remove_kept`.
+    pub fn keep(self) {
+        self.sandbox.keep();
+        // An agent that is dropped is killed.
+        mem::forget(self);
     }
 
     /// Waits until what the directory says now is in force on every node.

@@ -12,12 +12,11 @@ use super::{output, run};
 pub(super) const NAMESPACES: &str = "/run/netns";
 
 /// What differs from the kernel's defaults in every namespace.
-const SYSCTLS: [(&str, &str); 6] = [
+const SYSCTLS: [(&str, &str); 5] = [
     // Addresses must work at once: no test is about duplicate address detection.
     ("net.ipv6.conf.all.accept_dad", "0"),
     ("net.ipv6.conf.default.accept_dad", "0"),
     // A client that opens thousands of connections a second would run out of ports otherwise.
-    ("net.ipv4.ip_local_port_range", "10240 65535"),
     ("net.ipv4.tcp_tw_reuse", "1"),
     // A test that asks a closed port twice wants two answers.
     ("net.ipv4.icmp_ratelimit", "0"),

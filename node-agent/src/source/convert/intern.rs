@@ -1,5 +1,5 @@
 //! One copy of each string that objects repeat: namespaces, nodes, zones, port
-//! names, labels.
+//! names, labels. And no list with room to spare.
 //!
 //! Invariant: an object means the same before and after. The interner keeps
 //! nothing alive for long that no object holds any more.
@@ -25,12 +25,15 @@ impl Default for Interner {
 }
 
 impl Interner {
-    /// Lets the object's repeated strings share memory with those of all objects before.
-    /// To be called before the object is shared, else it is copied.
-    pub fn share(&mut self, object: &mut Object) {
+    /// Lets the object's repeated strings share memory with those of all objects before,
+    /// and gives back what its lists don't use. To be called before the object is shared,
+    /// else it is copied.
+    pub fn compact(&mut self, object: &mut Object) {
         match object {
             Object::Service(service) => {
-                let Service { key, ports, .. } = Arc::make_mut(service);
+                let Service { key, ports, cluster_ips, .. } = Arc::make_mut(service);
+                cluster_ips.shrink_to_fit();
+                ports.shrink_to_fit();
                 self.namespace(key);
                 for port in ports {
                     self.string(&mut port.name);
@@ -38,6 +41,8 @@ impl Interner {
             }
             Object::EndpointSlice(slice) => {
                 let EndpointSlice { key, ports, endpoints, .. } = Arc::make_mut(slice);
+                ports.shrink_to_fit();
+                endpoints.shrink_to_fit();
                 self.namespace(key);
                 self.ports(ports);
                 for endpoint in endpoints {
@@ -47,7 +52,10 @@ impl Interner {
                 }
             }
             Object::Pod(pod) => {
-                let Pod { key, node, labels, named_ports, .. } = Arc::make_mut(pod);
+                let Pod { key, node, ips, labels, named_ports, .. } = Arc::make_mut(pod);
+                ips.shrink_to_fit();
+                labels.shrink_to_fit();
+                named_ports.shrink_to_fit();
                 self.namespace(key);
                 self.string(node);
                 self.ports(named_ports);
@@ -120,8 +128,8 @@ mod tests {
     fn equal_strings_become_one_and_the_object_stays_equal() {
         let mut interner = Interner::default();
         let (mut first, mut second) = (slice("a"), slice("a"));
-        interner.share(&mut first);
-        interner.share(&mut second);
+        interner.compact(&mut first);
+        interner.compact(&mut second);
         assert_eq!(first, slice("a"));
         assert_eq!(second, slice("a"));
         assert!(Arc::ptr_eq(&endpoint(&first).node, &endpoint(&second).node));
@@ -138,9 +146,9 @@ mod tests {
     fn strings_that_nothing_holds_are_let_go() {
         let mut interner = Interner::default();
         let mut kept = slice("kept");
-        interner.share(&mut kept);
+        interner.compact(&mut kept);
         for number in 0..10 * MIN_SWEEP {
-            interner.share(
+            interner.compact(
                 &mut Node {
                     key: ObjectKey::new("", "n"),
                     pod_cidrs: Vec::new(),

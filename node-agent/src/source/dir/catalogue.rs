@@ -38,10 +38,18 @@ struct Touched {
     files: Vec<Arc<Path>>,
 }
 
+/// What is remembered of a file.
 #[derive(Debug, Default)]
 struct File {
-    objects: BTreeMap<Identity, Object>,
+    objects: Box<[Object]>,
     /// What is wrong with single objects.
+    findings: BTreeMap<Identity, String>,
+}
+
+/// What stands in a file now.
+#[derive(Debug, Default)]
+struct Version {
+    objects: BTreeMap<Identity, Object>,
     findings: BTreeMap<Identity, String>,
 }
 
@@ -61,19 +69,19 @@ impl Catalogue {
         let mut batch = ChangeBatch::default();
         let mut touched = BTreeMap::new();
         for (path, change) in files {
-            let (file, message) = match change {
-                FileChange::Gone => (File::default(), String::new()),
+            let (version, message) = match change {
+                FileChange::Gone => (Version::default(), String::new()),
                 FileChange::Bad(message) => {
                     self.report(path.display().to_string(), message, &mut batch);
                     continue;
                 }
                 FileChange::Good(contents) => {
                     let oddities = contents.oddities.join("; ");
-                    (File::new(contents.manifests), oddities)
+                    (Version::new(contents.manifests), oddities)
                 }
             };
             self.report(path.display().to_string(), message, &mut batch);
-            self.replace(&path, file, &mut touched);
+            self.replace(&path, version, &mut touched);
         }
         for (identity, Touched { before, files }) in touched {
             self.report_object(&identity, &files, &mut batch);
@@ -111,29 +119,33 @@ impl Catalogue {
     }
 
     /// Puts a file's new version in the place of the old one, noting what was believed before.
-    fn replace(&mut self, path: &Arc<Path>, file: File, touched: &mut BTreeMap<Identity, Touched>) {
+    fn replace(&mut self, path: &Arc<Path>, version: Version, touched: &mut BTreeMap<Identity, Touched>) {
         let old = self.files.remove(path).unwrap_or_default();
-        let identities: BTreeSet<&Identity> =
-            [&old, &file].into_iter().flat_map(|file| file.objects.keys().chain(file.findings.keys())).collect();
+        let mut identities: BTreeSet<Identity> = old.objects.iter().map(identity).collect();
+        identities.extend(old.findings.into_keys());
+        identities.extend(version.objects.keys().chain(version.findings.keys()).cloned());
         for identity in identities {
             let holders = self.holders.entry(identity.clone()).or_default();
             let before = || Touched { before: holders.first().map(|(_, object)| object.clone()), files: Vec::new() };
             touched.entry(identity.clone()).or_insert_with(before).files.push(Arc::clone(path));
             let found = holders.binary_search_by(|(other, _)| other.cmp(path));
-            match (file.objects.get(identity), found) {
+            match (version.objects.get(&identity), found) {
                 (Some(object), Ok(at)) => holders[at].1 = object.clone(),
-                (Some(object), Err(at)) => holders.insert(at, (Arc::clone(path), object.clone())),
-                (None, Ok(at)) => {
-                    holders.remove(at);
+                (Some(object), Err(at)) => {
+                    // Nearly always the only one.
+                    holders.reserve_exact(1);
+                    holders.insert(at, (Arc::clone(path), object.clone()));
                 }
+                (None, Ok(at)) => _ = holders.remove(at),
                 (None, Err(_)) => {}
             }
             if holders.is_empty() {
-                self.holders.remove(identity);
+                self.holders.remove(&identity);
             }
         }
-        if !file.objects.is_empty() || !file.findings.is_empty() {
-            self.files.insert(Arc::clone(path), file);
+        if !version.objects.is_empty() || !version.findings.is_empty() {
+            let objects = version.objects.into_values().collect();
+            self.files.insert(Arc::clone(path), File { objects, findings: version.findings });
         }
     }
 
@@ -160,26 +172,30 @@ impl Catalogue {
     }
 }
 
-impl File {
+fn identity(object: &Object) -> Identity {
+    (object.kind(), object.key().clone())
+}
+
+impl Version {
     fn new(manifests: Vec<Manifest>) -> Self {
-        let mut file = Self::default();
+        let mut version = Self::default();
         let mut seen = BTreeSet::new();
         for Manifest { kind, key, object, mut message } in manifests {
             let identity = (kind, key);
             if !seen.insert(identity.clone()) && !identity.1.name.is_empty() {
                 message = "stands there twice, the first one is taken".to_owned();
             } else if let Some(object) = object {
-                file.objects.insert(identity.clone(), object);
+                version.objects.insert(identity.clone(), object);
             }
             if !message.is_empty() {
-                let finding = file.findings.entry(identity).or_default();
+                let finding = version.findings.entry(identity).or_default();
                 if !finding.is_empty() {
                     finding.push_str("; ");
                 }
                 finding.push_str(&message);
             }
         }
-        file
+        version
     }
 }
 

@@ -49,8 +49,10 @@ fn summary(batch: ChangeBatch) -> Vec<String> {
     changes.chain(problems).collect()
 }
 
-/// After each step (files and what becomes of them), what is said.
-fn check(steps: Vec<(Vec<(&str, FileChange)>, &[&str])>) {
+/// What becomes of some files, and what is said then.
+type Step<'a> = (Vec<(&'a str, FileChange)>, &'a [&'a str]);
+
+fn check(steps: Vec<Step<'_>>) {
     let mut catalogue = Catalogue::default();
     for (index, (files, expected)) in steps.into_iter().enumerate() {
         let files = files.into_iter().map(|(name, change)| (path(name), change));

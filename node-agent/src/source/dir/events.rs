@@ -26,7 +26,7 @@ use super::{
 };
 
 /// For how long changes are gathered into one batch.
-const MOMENT: Duration = Duration::from_millis(5);
+const MOMENT: Duration = Duration::from_millis(2);
 /// After how long a file that its writer hasn't closed is read all the same.
 pub(super) const QUIET: Duration = Duration::from_secs(1);
 
@@ -37,8 +37,9 @@ pub(super) struct Pending {
     unsettled: BTreeMap<PathBuf, Instant>,
     files: BTreeSet<PathBuf>,
     directories: BTreeSet<PathBuf>,
+    links: bool,
     everything: bool,
-    /// When to look at what is in `files`, `directories` and `everything`.
+    /// When to look at all but what is unsettled.
     due: Option<Instant>,
 }
 
@@ -78,6 +79,11 @@ impl Pending {
             EventKind::Modify(_) => Change::Writing,
             _ => return,
         };
+        if matches!(change, Change::Created | Change::Moved) && tree.has_links() {
+            // A link may lead over whatever came or went, hidden or not, and in many ways.
+            self.links = true;
+            self.due_soon(now);
+        }
         for path in &event.paths {
             for name in tree.names_of(path) {
                 self.note_name(name, change, tree, now);
@@ -88,14 +94,11 @@ impl Pending {
     fn note_name(&mut self, name: PathBuf, change: Change, tree: &Tree, now: Instant) {
         let is_root = name == tree.root();
         if is_hidden(&name) && !is_root {
-            // Something that is seen may lead over it.
-            let parent = name.parent().unwrap_or(tree.root());
-            if matches!(change, Change::Created | Change::Moved) && tree.has_links(parent) {
-                self.directories.insert(parent.to_owned());
-                self.due_soon(now);
-            }
-        } else if is_root || tree.is_directory(&name) {
-            if matches!(change, Change::Created | Change::Moved) {
+            return;
+        }
+        let came_or_went = matches!(change, Change::Created | Change::Moved);
+        if is_root || tree.is_directory(&name) || (came_or_went && (name.is_symlink() || tree.is_link(&name))) {
+            if came_or_went {
                 self.directories.insert(name);
                 self.due_soon(now);
             }
@@ -142,19 +145,21 @@ impl Pending {
             !quiet
         });
         let mut directories = BTreeSet::new();
+        let mut links = false;
         if self.due.is_some_and(|due| due <= now) {
             self.due = None;
             files.append(&mut self.files);
             directories.append(&mut self.directories);
+            links = std::mem::take(&mut self.links);
             if std::mem::take(&mut self.everything) {
                 return Some(Work::All);
             }
         }
-        (!files.is_empty() || !directories.is_empty()).then_some(Work::Some { directories, files })
+        (!files.is_empty() || !directories.is_empty() || links).then_some(Work::Some { directories, files, links })
     }
 }
 
-/// Whether a name that has just come is of a file that was there before: a link.
+/// Whether a name that has just come is of a file that was there before under another.
 fn is_complete(path: &Path) -> bool {
-    path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink() || metadata.nlink() > 1)
+    path.symlink_metadata().is_ok_and(|metadata| metadata.nlink() > 1)
 }

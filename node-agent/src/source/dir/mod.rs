@@ -34,7 +34,7 @@ use crate::model::change::ChangeBatch;
 use catalogue::{Catalogue, FileChange};
 use events::Pending;
 use manifest::{Format, parse};
-use tree::{Found, Tree};
+use tree::{Found, Seen, Tree};
 
 /// How often to try again to read the directory itself, should it be gone.
 const RETRY: Duration = Duration::from_secs(1);
@@ -68,8 +68,9 @@ pub(super) async fn start(path: &Path, outlet: Outlet) -> Result<(), SourceError
 enum Work {
     /// Everything.
     All,
-    /// These directories with all below them, and these files.
-    Some { directories: BTreeSet<PathBuf>, files: BTreeSet<PathBuf> },
+    /// These directories with all below them, these files, and perhaps all that is
+    /// seen through symbolic links.
+    Some { directories: BTreeSet<PathBuf>, files: BTreeSet<PathBuf>, links: bool },
 }
 
 async fn run(mut directory: Directory, mut events: mpsc::UnboundedReceiver<notify::Result<Event>>, mut outlet: Outlet) {
@@ -146,17 +147,24 @@ struct Directory {
 
 impl Directory {
     fn refresh(&mut self, work: Work) -> ChangeBatch {
-        let (directories, mut files) = match work {
+        let (mut directories, mut files) = match work {
             Work::All => ([self.tree.root().to_owned()].into(), BTreeSet::new()),
-            Work::Some { directories, files } => (directories, files),
+            Work::Some { mut directories, files, links } => {
+                if links {
+                    directories.extend(self.tree.links().cloned());
+                }
+                (directories, files)
+            }
         };
         let mut gone = BTreeSet::new();
         files.retain(|file| {
-            let there = self.tree.look_at_file(file);
-            if !there {
-                gone.insert(file.clone());
+            let seen = self.tree.look_at_file(file);
+            match seen {
+                Seen::File => {}
+                Seen::Directory => _ = directories.insert(file.clone()),
+                Seen::Nothing => _ = gone.insert(file.clone()),
             }
-            there
+            seen == Seen::File
         });
         let mut trouble = ChangeBatch::default();
         for top in directories {
@@ -208,7 +216,7 @@ impl Directory {
         Some(match parse(Format::of(path)?, &bytes) {
             Ok(mut contents) => {
                 let objects = contents.manifests.iter_mut().filter_map(|manifest| manifest.object.as_mut());
-                objects.for_each(|object| self.interner.share(object));
+                objects.for_each(|object| self.interner.compact(object));
                 FileChange::Good(contents)
             }
             Err(message) => FileChange::Bad(format!("can't parse, the last good version holds: {message}")),

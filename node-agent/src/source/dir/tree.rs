@@ -17,6 +17,9 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::manifest::Format;
 
+/// How many symbolic links in a row Linux follows.
+const MAX_LINKS: usize = 40;
+
 /// What a look at a part of the tree has found.
 #[derive(Debug, Default)]
 pub(super) struct Found {
@@ -29,6 +32,17 @@ pub(super) struct Found {
     directories: BTreeSet<PathBuf>,
     /// What was known below these is in neither `files` nor `gone`.
     unreadable: BTreeSet<PathBuf>,
+}
+
+/// What a name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// A manifest.
+    File,
+    /// A directory.
+    Directory,
+    /// Gone, or nothing of ours.
+    Nothing,
 }
 
 /// What is known of the tree.
@@ -96,21 +110,24 @@ impl Tree {
         found
     }
 
-    /// Looks at one name that may be a manifest's: whether there is one.
-    pub(super) fn look_at_file(&mut self, path: &Path) -> bool {
-        let mut found = Found::default();
+    /// Looks at one name that is, or was, a manifest's.
+    pub(super) fn look_at_file(&mut self, path: &Path) -> Seen {
         if self.links.contains(path) {
             self.targets.values_mut().for_each(|links| {
                 links.remove(path);
             });
             self.targets.retain(|_, links| !links.is_empty());
         }
-        self.visit_entry(path, &mut Vec::new(), &mut found);
-        if found.files.is_empty() {
-            self.files.remove(path);
+        match self.note_entry(path) {
+            Seen::File => {
+                self.files.insert(path.to_owned());
+                Seen::File
+            }
+            seen => {
+                self.files.remove(path);
+                seen
+            }
         }
-        self.files.extend(found.files.iter().cloned());
-        !found.files.is_empty()
     }
 
     /// `above` are the real paths of the directories that one is in, by which a link
@@ -149,26 +166,42 @@ impl Tree {
     }
 
     fn visit_entry(&mut self, path: &Path, above: &mut Vec<PathBuf>, found: &mut Found) {
+        match self.note_entry(path) {
+            Seen::Directory => self.visit(path, above, found),
+            // So that it is found to be missing.
+            Seen::Nothing if path == self.root => self.visit(path, above, found),
+            Seen::Nothing => {}
+            Seen::File => {
+                found.files.insert(path.to_owned());
+            }
+        }
+    }
+
+    /// What a name is, links followed. Remembers the link, and watches where it leads.
+    fn note_entry(&mut self, path: &Path) -> Seen {
         let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
         if is_link {
             self.links.insert(path.to_owned());
         } else {
             self.links.remove(path);
         }
-        let metadata = match fs::metadata(path) {
-            Ok(metadata) => metadata,
-            Err(_) if path == self.root => return self.visit(path, above, found),
-            Err(_) => return,
-        };
-        if metadata.is_dir() {
-            self.visit(path, above, found);
-        } else if metadata.is_file() && Format::of(path).is_some() {
-            found.files.insert(path.to_owned());
-            if is_link && let Ok(target) = path.canonicalize() {
-                // Should this fail, a rescan still sees what changed.
-                let _ = target.parent().map(|parent| self.watch(parent));
-                self.targets.entry(target).or_default().insert(path.to_owned());
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => Seen::Directory,
+            Ok(metadata) if metadata.is_file() && Format::of(path).is_some() => {
+                if is_link && let Ok(target) = path.canonicalize() {
+                    // Should this fail, a rescan still sees what changed.
+                    let _ = target.parent().map(|parent| self.watch(parent));
+                    self.targets.entry(target).or_default().insert(path.to_owned());
+                }
+                Seen::File
             }
+            Err(_) if is_link => {
+                if let Some(directory) = nearest_to_target(path) {
+                    let _ = self.watch(&directory);
+                }
+                Seen::Nothing
+            }
+            _ => Seen::Nothing,
         }
     }
 
@@ -193,19 +226,38 @@ impl Tree {
         names
     }
 
-    /// Whether a directory has links right in it, which hidden names may lead on.
-    pub(super) fn has_links(&self, directory: &Path) -> bool {
-        self.below(&self.links, directory).any(|link| link.parent() == Some(directory))
+    /// The names that are symbolic links, wherever they lead.
+    pub(super) fn links(&self) -> impl Iterator<Item = &PathBuf> {
+        self.links.iter()
+    }
+
+    /// Whether a name was one when last looked at.
+    pub(super) fn is_link(&self, path: &Path) -> bool {
+        self.links.contains(path)
+    }
+
+    /// Whether there are such.
+    pub(super) fn has_links(&self) -> bool {
+        !self.links.is_empty()
     }
 
     /// Whether a name is a directory's, or was.
     pub(super) fn is_directory(&self, path: &Path) -> bool {
         path.is_dir() || self.directories.values().any(|names| names.contains(path))
     }
+}
 
-    fn below<'a>(&self, paths: &'a BTreeSet<PathBuf>, top: &'a Path) -> impl Iterator<Item = &'a PathBuf> {
-        paths.range(top.to_owned()..).take_while(move |path| path.starts_with(top))
+/// Where what a dangling link leads to may come to be: the real path of the nearest
+/// directory that is there.
+fn nearest_to_target(link: &Path) -> Option<PathBuf> {
+    let mut target = link.to_owned();
+    for _ in 0..MAX_LINKS {
+        match target.read_link() {
+            Ok(next) => target = target.parent()?.join(next),
+            Err(_) => return target.ancestors().skip(1).find_map(|directory| directory.canonicalize().ok()),
+        }
     }
+    None
 }
 
 /// Whether a name begins with a dot.

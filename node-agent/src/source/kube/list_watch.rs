@@ -14,12 +14,13 @@
 
 use std::{collections::BTreeSet, marker::PhantomData, mem, time::Duration};
 
+use backon::ExponentialBuilder;
 use futures::StreamExt;
 use kube::{
     Client, Error,
     api::{ListParams, ObjectList, WatchEvent, WatchParams},
     core::Request,
-    runtime::{utils::Backoff, watcher::DefaultBackoff},
+    runtime::{utils::Backoff, watcher::ExponentialBackoff},
 };
 use serde::{Deserialize, Deserializer};
 use tokio::{
@@ -47,6 +48,11 @@ const WATCH_SECONDS: u32 = 290;
 const WATCH_IDLE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 5);
 /// A watch, or a list's version, that lasted no longer than this is a failure.
 const SHORT: Duration = Duration::from_secs(1);
+/// Waits between tries: doubled each time, with as much again at random. client-go
+/// begins with 800 ms; endpoints that changed meanwhile shouldn't wait for that, and
+/// the longest wait is what spares the server.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// How often to look whether a kind that the server doesn't know has come.
 const UNKNOWN_KIND: Duration = Duration::from_secs(60);
 
@@ -55,7 +61,7 @@ struct Closed;
 
 /// Why a watch ended.
 enum Ended {
-    /// Too old a version: list again.
+    /// The version is too old, or what comes after it can't be read: list again.
     Gone,
     /// The server or the connection ended it, something having come or not.
     Closed { progress: bool },
@@ -68,7 +74,7 @@ pub(super) struct ListWatch<K> {
     client: Client,
     sender: mpsc::Sender<ChangeBatch>,
     interner: Interner,
-    backoff: DefaultBackoff,
+    backoff: ExponentialBackoff,
     /// Whether the server may not know the kind; there are no objects of it then.
     may_be_unknown: bool,
     failing: bool,
@@ -84,7 +90,12 @@ impl<K: Trim> ListWatch<K> {
             client,
             sender,
             interner: Interner::default(),
-            backoff: DefaultBackoff::default(),
+            backoff: ExponentialBuilder::default()
+                .with_min_delay(FIRST_WAIT)
+                .with_max_delay(LONGEST_WAIT)
+                .without_max_times()
+                .with_jitter()
+                .into(),
             may_be_unknown: false,
             failing: false,
             bad: BTreeSet::new(),
@@ -140,7 +151,7 @@ impl<K: Trim> ListWatch<K> {
                     bad.insert(subject);
                 }
                 if let Some(mut object) = trimmed.object {
-                    self.interner.share(&mut object);
+                    self.interner.compact(&mut object);
                     objects.push(object);
                 }
             }
@@ -162,21 +173,21 @@ impl<K: Trim> ListWatch<K> {
         let listed = Instant::now();
         loop {
             let started = Instant::now();
-            match self.watch(&mut version).await? {
+            let ended = self.watch(&mut version).await?;
+            if started.elapsed() >= SHORT {
+                self.backoff.reset();
+            }
+            match ended {
                 Ended::Gone => {
-                    debug!(kind = %K::BECOMES, version, "the version is too old, listing again");
+                    debug!(kind = %K::BECOMES, version, "can't watch on from this version, listing again");
                     if listed.elapsed() < SHORT {
                         self.wait().await;
-                    } else {
-                        self.backoff.reset();
                     }
                     return Ok(());
                 }
                 Ended::Closed { progress } => {
                     debug!(kind = %K::BECOMES, version, "the watch ended, watching on");
-                    if progress || started.elapsed() >= SHORT {
-                        self.backoff.reset();
-                    } else {
+                    if !progress && started.elapsed() < SHORT {
                         self.wait().await;
                     }
                 }
@@ -214,10 +225,13 @@ impl<K: Trim> ListWatch<K> {
                 Err(_) if progress => break,
                 Err(error) => return Ok(ended(&error, "the watch failed")),
             };
-            progress = true;
             if !seen.is_empty() {
                 note_version(&mut batch, K::BECOMES, &seen);
-                *version = seen;
+                if seen != *version {
+                    progress = true;
+                    self.backoff.reset();
+                    *version = seen;
+                }
             }
             self.send(batch).await?;
         }
@@ -238,7 +252,7 @@ impl<K: Trim> ListWatch<K> {
         }
         batch.changes.push(match object {
             Some(mut object) => {
-                self.interner.share(&mut object);
+                self.interner.compact(&mut object);
                 Change::Apply(object)
             }
             None => Change::Delete(K::BECOMES, key),
@@ -305,6 +319,8 @@ fn ended(error: &Error, what: &str) -> Ended {
     match error {
         // 404: the kind went, and the list will say so.
         Error::Api(status) if matches!(status.code, 404 | 410) => Ended::Gone,
+        // An event that can't be read would come again; a list leads past it.
+        Error::SerdeError(_) => Ended::Gone,
         error => Ended::Failed(format!("{what}: {}", chain(error))),
     }
 }

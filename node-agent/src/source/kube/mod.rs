@@ -10,7 +10,7 @@ use std::{path::Path, time::Duration};
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking};
 use kube::{
     Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
+    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -58,11 +58,18 @@ async fn config(kubeconfig: Option<&Path>) -> Result<Config, SourceError> {
         return Config::incluster().map_err(|error| SourceError::InCluster(chain(&error)));
     }
     let read = async {
-        let options = KubeConfigOptions::default();
-        match kubeconfig {
-            Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await,
-            None => Config::from_kubeconfig(&options).await,
+        let file = match kubeconfig {
+            Some(path) => Kubeconfig::read_from(path)?,
+            None => Kubeconfig::read()?,
+        };
+        let wants_proxy =
+            file.clusters.iter().filter_map(|named| named.cluster.as_ref()).any(|cluster| cluster.proxy_url.is_some());
+        let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+        if !wants_proxy {
+            // $HTTPS_PROXY is for the world outside, and the client would refuse it.
+            config.proxy_url = None;
         }
+        Ok::<_, KubeconfigError>(config)
     };
     read.await.map_err(|error| SourceError::Kubeconfig { path: kubeconfig.map(Path::to_owned), reason: chain(&error) })
 }

@@ -1,5 +1,8 @@
 //! The cases: each measures one thing and says what is asked of it.
 
+mod change;
+mod churn;
+mod cold_start;
 mod connections;
 mod latency;
 mod programs;
@@ -42,4 +45,11 @@ pub const CASES: &[Case] = &[
         about: "a TCP connection per request at 10,000 Services",
         run: |context| connections::run(context, "connections-10000", 10_000),
     },
+    Case { name: "churn", about: "1,000 endpoint changes a second under load at 10,000 Services", run: churn::run },
+    Case {
+        name: "cold-start",
+        about: "10,000 Services from nothing to in force, and the agent's memory",
+        run: cold_start::run,
+    },
+    Case { name: "change", about: "one endpoint change in force at 10,000 Services", run: change::run },
 ];

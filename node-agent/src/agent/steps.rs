@@ -1,0 +1,130 @@
+//! The agent's steps: each puts one thing in force, records how that went, and
+//! stays due if it failed.
+//!
+//! This module must not know when a step is due.
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::{
+    agent::{Agent, IDLE, Phase},
+    install,
+    metrics::Applied,
+    node,
+    pods::KernelPods,
+};
+use crate::{
+    cni::service::CniService,
+    kernel::{links::LinkError, memory},
+    model::Dirty,
+};
+
+impl Agent {
+    pub(super) fn apply_services(&mut self, dirty: &Dirty) {
+        if !self.todo.services {
+            return;
+        }
+        let began = Instant::now();
+        self.services.compile(&self.model, &dirty.services);
+        let outcome = self.services.apply();
+        self.todo.services = outcome.retry;
+        match &outcome.error {
+            Some(error) => self.problems.set("the tables of Services", error),
+            None => self.problems.clear("the tables of Services"),
+        }
+        if outcome.written > 0 {
+            self.reclaim_at = Some(began + IDLE);
+        }
+        let took = began.elapsed();
+        let changes = std::mem::take(&mut self.changes);
+        debug!(services = dirty.services.len(), written = outcome.written, failed = outcome.failed, ?took, "applied");
+        if dirty.services.is_empty() && outcome.written + outcome.failed == 0 {
+            return;
+        }
+        self.metrics.applied(Applied {
+            took,
+            at: Timestamp::now(),
+            service_changes: changes.services,
+            endpoint_changes: changes.endpoints,
+            failed_writes: outcome.failed as u64,
+        });
+    }
+
+    pub(super) async fn look(&mut self) {
+        let looked = self.node.look(&self.model, &self.netlink, &self.node_tables, &mut self.problems).await;
+        self.todo.node = !self.problems.record("the node's interfaces", looked);
+        if self.phase != Phase::InForce || self.todo.node {
+            return;
+        }
+        let attached = self.node.attach(&self.dataplane, false).and_then(|()| self.prune());
+        self.todo.node = !self.problems.record("programs at the node's interfaces", attached);
+    }
+
+    pub(super) fn set_networks(&mut self) {
+        let networks = node::service_cidrs(&self.flags.service_cidr, &self.model);
+        let set = self.node.set_service_cidrs(&networks, &self.node_tables);
+        self.todo.networks = !self.problems.record("the table of networks", set);
+        self.routes.set_networks(&networks, self.model.services());
+    }
+
+    /// The tables are filled: the programs over them go to work everywhere.
+    pub(super) async fn take_over(&mut self) {
+        if self.dataplane.takes_over() {
+            self.restore_pods().await;
+        }
+        let attached = self.dataplane.attach_socket_hooks();
+        let sockets = self.problems.record("socket hooks", attached);
+        let attached = self.node.attach(&self.dataplane, true).and_then(|()| self.prune());
+        let interfaces = self.problems.record("programs at the node's interfaces", attached);
+        let pruned = KernelPods { dataplane: &self.dataplane, netlink: &self.netlink, tables: &self.pod_tables }
+            .prune(&self.cni.iter().flat_map(CniService::attachments).collect::<Vec<_>>());
+        let pods = self.problems.record("the table of pods", pruned);
+        if !(sockets && interfaces && pods) {
+            return;
+        }
+        let removed = self.dataplane.remove_foreign_maps();
+        self.problems.record("tables of another version", removed);
+        self.phase = Phase::InForce;
+        info!(
+            services = self.model.services().len(),
+            endpoint_slices = self.model.slices().len(),
+            pods = self.pods(),
+            took = ?self.began.elapsed(),
+            "in sync"
+        );
+        memory::give_back();
+    }
+
+    fn prune(&self) -> Result<(), LinkError> {
+        let pods = self.cni.iter().flat_map(CniService::attachments).flat_map(KernelPods::hooks);
+        let wanted = pods.chain(self.node.hooks().into_iter().map(|(hook, _)| hook)).collect();
+        self.dataplane.prune_interfaces(&wanted)
+    }
+
+    pub(super) async fn apply_routes(&mut self) {
+        let Some((ifindex, sources)) = self.node.host_device() else { return };
+        let check = self.todo.check_routes || !self.routes.lead_through(ifindex, sources);
+        let checked = if check { self.routes.check(&self.netlink, ifindex, sources).await } else { Ok(()) };
+        self.todo.check_routes = checked.is_err();
+        let applied = match checked {
+            Ok(()) => self.routes.apply(&self.netlink).await,
+            Err(error) => Err(error),
+        };
+        self.todo.routes = !self.problems.record("routes to Services", applied);
+    }
+
+    pub(super) fn install(&mut self) {
+        let has_cidrs = self.model.own_node().is_some_and(|node| !node.pod_cidrs.is_empty());
+        if !has_cidrs {
+            let name = self.model.node_name();
+            let message = format!("Node {name} isn't there or has no spec.podCIDRs, so no pod can be wired");
+            self.problems.set("CNI", message);
+            // Its change will bring us here again.
+            self.todo.install = false;
+            return;
+        }
+        let installed = install::install(&self.paths);
+        self.todo.install = !self.problems.record("CNI", installed);
+    }
+}

@@ -1,0 +1,95 @@
+//! Pods, by way of the CNI plugin's requests and of what the model says of them.
+//!
+//! Invariant: a pod is opened only when all that is known is in force. This
+//! module must not know how an interface is connected.
+
+use super::{
+    agent::{Agent, Phase},
+    node::Node,
+    pods::KernelPods,
+    problems::Problems,
+};
+use crate::{
+    api::{
+        cni::{CniReply, CniRequest},
+        protocol::{Failure, FailureReason},
+    },
+    cni::{
+        attachment::AttachmentId,
+        service::{AttachmentProblem, CniService, NodeView},
+    },
+    model::{Model, objects::ObjectKey},
+};
+
+impl Agent {
+    /// Does the agent's part of a CNI command.
+    pub async fn cni(&mut self, request: CniRequest) -> Result<CniReply, Failure> {
+        let Some(cni) = &mut self.cni else {
+            let message = "the agent runs with --cni=false: it wires no pods";
+            return Err(Failure::new(FailureReason::BadRequest, message));
+        };
+        let in_force = in_force(&self.model, self.phase);
+        let view = view(&self.model, &self.node, &in_force);
+        let mut pods = KernelPods { dataplane: &self.dataplane, netlink: &self.netlink, tables: &self.pod_tables };
+        let reply = cni.handle(request, &view, &mut pods).await;
+        // Problems of interfaces that are gone by now.
+        let known: Vec<String> = cni.attachments().map(|attachment| subject(&attachment.id)).collect();
+        self.problems.clear_others(INTERFACE, |subject| known.iter().any(|known| known == subject));
+        self.tell();
+        reply
+    }
+
+    /// Pods that are wired.
+    pub fn pods(&self) -> usize {
+        self.cni.iter().flat_map(CniService::attachments).count()
+    }
+
+    pub(super) async fn restore_pods(&mut self) {
+        let Some(cni) = &mut self.cni else { return };
+        let in_force = in_force(&self.model, self.phase);
+        let view = view(&self.model, &self.node, &in_force);
+        let mut pods = KernelPods { dataplane: &self.dataplane, netlink: &self.netlink, tables: &self.pod_tables };
+        let failed = cni.restore(&view, &mut pods).await;
+        report(&mut self.problems, &failed);
+    }
+
+    pub(super) async fn open_pods(&mut self) {
+        self.todo.pods = false;
+        let Some(cni) = &mut self.cni else { return };
+        let in_force = in_force(&self.model, self.phase);
+        let view = view(&self.model, &self.node, &in_force);
+        let mut pods = KernelPods { dataplane: &self.dataplane, netlink: &self.netlink, tables: &self.pod_tables };
+        let failed = cni.open_pods(&view, &mut pods).await;
+        self.todo.pods = !failed.is_empty();
+        report(&mut self.problems, &failed);
+    }
+}
+
+/// How the subject of an interface's problem begins.
+const INTERFACE: &str = "interface ";
+
+fn subject(id: &AttachmentId) -> String {
+    format!("{INTERFACE}{id}")
+}
+
+fn report(problems: &mut Problems, failed: &[AttachmentProblem]) {
+    for problem in failed {
+        problems.set(&subject(&problem.id), &problem.message);
+    }
+    problems.clear_others(INTERFACE, |other| failed.iter().any(|problem| subject(&problem.id) == other));
+}
+
+/// Whether a Pod's traffic may pass: it is known to be this node's, and all that is known is in force.
+fn in_force(model: &Model, phase: Phase) -> impl Fn(&ObjectKey) -> bool + Sync + use<'_> {
+    move |key| phase == Phase::InForce && model.pod(key).is_some_and(|pod| pod.node == *model.node_name())
+}
+
+fn view<'a>(model: &'a Model, node: &Node, in_force: &'a (dyn Fn(&ObjectKey) -> bool + Sync)) -> NodeView<'a> {
+    NodeView {
+        name: model.node_name(),
+        pod_cidrs: model.own_node().map(|node| node.pod_cidrs.as_slice()).unwrap_or_default(),
+        mtu: node.mtu(),
+        netns_cookie: node.netns_cookie(),
+        in_force,
+    }
+}
