@@ -80,7 +80,7 @@ fn same_payload(before: &[u8], after: &[u8]) -> Result<(), String> {
 }
 
 proptest! {
-    #![proptest_config(stream::cases(200))]
+    #![proptest_config(stream::cases(100))]
 
     #[test]
     fn nothing_breaks_the_host_build(
@@ -104,7 +104,7 @@ fn the_streams_reach_every_outcome() {
     let mut runner = TestRunner::deterministic();
     let streams = (stream::plain_world(), vec(stream::packet(), 40));
     let mut seen = HashSet::new();
-    for _ in 0..200 {
+    for _ in 0..100 {
         let (world, packets) = streams.new_tree(&mut runner).unwrap().current();
         seen.extend(run(world, packets).iter().map(|record| match record.verdict {
             Verdict::Drop(reason) => reason.name(),
@@ -131,7 +131,7 @@ fn the_kernel_does_what_the_host_does_with_anything() {
         return;
     }
     let kernel = RefCell::new(Kernel::load().unwrap());
-    proptest!(stream::cases(30), |(world in stream::plain_world(), packets in vec(stream::packet(), 1..40))| {
+    proptest!(stream::cases(20), |(world in stream::plain_world(), packets in vec(stream::packet(), 1..40))| {
         for record in run(world, packets) {
             if let Err(wrong) = kernel.borrow_mut().replay(&record) {
                 prop_assert!(false, "{wrong:#}\n{record}");
