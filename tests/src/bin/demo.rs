@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use tests::demo;
 
-fn main() -> anyhow::Result<ExitCode> {
-    demo::run(&demo::Demo::parse())
+fn main() -> ExitCode {
+    demo::run(&demo::Demo::parse()).unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        ExitCode::FAILURE
+    })
 }

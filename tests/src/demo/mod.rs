@@ -162,7 +162,7 @@ fn explain(stage: &Stage, screen: &Screen) -> Result<()> {
     screen.line(&screen.title("kept", "the node stays up, with its agent. As root:"));
     for (what, command) in [
         ("a shell in client-1", format!("sh -c 'echo $$ > {cgroup}/cgroup.procs; exec nsenter --net={namespace}'")),
-        ("in it, ask web", format!("{} dial tcp {web} --count 5", short(&traffic::program_path().as_ref()))),
+        ("in it, ask web", format!("{} dial tcp {web} --count 5", short(traffic::program_path().as_ref()))),
         ("the agent's view", format!("{} status --run-dir {}", short(&cluster::binary()), run_dir.display())),
         ("its log", node.log_path().display().to_string()),
         ("manifests to change", stage.manifests().display().to_string()),

@@ -60,7 +60,8 @@ pub(super) fn remove(name: &str) {
         let _ = umount2(&mount, MntFlags::MNT_DETACH);
     }
     for namespace in namespaces(name) {
-        let _ = Command::new("ip").args(["netns", "delete", &namespace]).status();
+        // Not heard either: two threads of a process that ends may both be at it.
+        let _ = Command::new("ip").args(["netns", "delete", &namespace]).output();
     }
     remove_cgroups(&cgroup);
     let _ = fs::remove_dir_all(Path::new(DIRECTORY).join(name));
