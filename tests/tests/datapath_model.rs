@@ -332,6 +332,7 @@ proptest! {
         }
         for event in &events {
             model.happen(event)?;
+            check::mirrored(&model.world.tables).map_err(TestCaseError::fail)?;
         }
     }
 }

@@ -10,9 +10,9 @@ mod environment;
 mod linker;
 mod packages;
 mod programs;
-mod purity;
 mod report;
 mod setup;
+mod tidy;
 mod toolchain;
 
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
 //! Tasks that run what the build made: tests, demo, benchmarks.
 
-use std::process::Command;
+use std::{os::unix::process::CommandExt, process::Command};
 
 use anyhow::{Context, Result};
 
@@ -48,7 +48,9 @@ fn run_binary(name: &str, release: bool, arguments: &[String]) -> Result<()> {
     let directory = if release { "release" } else { "debug" };
     let mut binary = Command::new(environment::target(directory).join(name));
     binary.args(arguments).current_dir(environment::root());
-    report::run(&mut binary)
+    // In place of this process, so that whoever waits for us waits until it has cleaned up.
+    let error = binary.exec();
+    Err(error).with_context(|| format!("cannot start {name}"))
 }
 
 fn cargo_with_object(subcommand: &str) -> Command {

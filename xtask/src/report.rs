@@ -22,6 +22,11 @@ pub fn skipped(label: &str, reason: impl Display) {
     line("33", label, &reason);
 }
 
+/// One of several things that are wrong.
+pub fn error(text: impl Display) {
+    line("31", "error", &text);
+}
+
 /// The error that ends the task.
 pub fn failure(error: &anyhow::Error) {
     line("31", "failed", &format!("{error:#}"));

@@ -155,6 +155,7 @@ pub fn run(bench: &Bench) -> Result<bool> {
     };
     // A panic is a case's failure, and is told as such.
     panic::set_hook(Box::new(|_| {}));
+    let run = report::Run::of(&context.settings);
     let mut sections = Vec::new();
     for case in cases {
         eprintln!("{}: {}", case.name, case.about);
@@ -171,10 +172,12 @@ pub fn run(bench: &Bench) -> Result<bool> {
             }
         }
     }
-    let arguments = report::Run::of(&context.settings);
     drop(context);
-    report::write(&bench.output, &arguments, &sections)?;
+    report::write(&bench.output, &run, &sections)?;
     print!("{}", report::terminal::summary(&sections));
+    if let Some(warning) = run.warning() {
+        println!("{warning}");
+    }
     println!("The report is at {}.", bench.output.join("report.md").display());
     let ran = sections.iter().all(|section| section.error.is_empty());
     let met = sections.iter().flat_map(|section| &section.checks).all(figure::Check::met);

@@ -8,6 +8,7 @@ mod runtime;
 mod shared;
 
 use std::{
+    mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     process::Command,
@@ -41,7 +42,7 @@ pub struct Cluster {
     directory: Arc<Directory>,
     next_service: AtomicU16,
     // Last: it removes what the others stand for.
-    _sandbox: Sandbox,
+    sandbox: Sandbox,
 }
 
 /// A cluster about to be started.
@@ -108,7 +109,7 @@ impl Plan {
                 mount_filesystem("tmpfs", &node.run_dir(), Some(&format!("size={bytes}")));
             }
         }
-        Cluster { nodes, outside, directory, next_service: AtomicU16::new(10), _sandbox: sandbox }
+        Cluster { nodes, outside, directory, next_service: AtomicU16::new(10), sandbox }
     }
 }
 
@@ -164,6 +165,13 @@ impl Cluster {
             self.directory.delete(&manifest);
         }
         self.wait_for_sync();
+    }
+
+    /// Leaves everything up when this process ends, agents too: see `sandbox::remove_kept`.
+    pub fn keep(self) {
+        self.sandbox.keep();
+        // An agent that is dropped is killed.
+        mem::forget(self);
     }
 
     /// Waits until what the directory says now is in force on every node.

@@ -254,6 +254,12 @@ impl Node {
         Pod::start(self, name)
     }
 
+    /// The pod of a Pod object that is in the source already, by that object's own name.
+    #[track_caller]
+    pub fn pod_of(&self, manifest: Value) -> Pod {
+        Pod::of(self, manifest)
+    }
+
     /// So many pods.
     #[track_caller]
     pub fn pods(&self, name: &str, count: usize) -> Vec<Pod> {

@@ -2,7 +2,7 @@
 
 use std::{
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
     thread,
@@ -35,7 +35,13 @@ impl Pod {
     pub(super) fn start(node: &Node, name: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let manifest = manifest::pod(&name, node.name());
+        Self::of(node, manifest::pod(&name, node.name()))
+    }
+
+    /// Makes the one that a Pod object describes, wherever that object is.
+    #[track_caller]
+    pub(super) fn of(node: &Node, manifest: Value) -> Self {
+        let name = manifest["metadata"]["name"].as_str().expect("a Pod has a name").to_owned();
         let namespace = node.pod_namespace(&name);
         let cgroup = node.cgroup().join(format!("pod-{name}"));
         make_directory(&cgroup);
@@ -103,6 +109,11 @@ impl Pod {
     /// Its network namespace.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    /// The cgroup that its processes are in.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
     }
 
     /// It as an endpoint, ready.

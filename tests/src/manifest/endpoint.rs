@@ -84,7 +84,7 @@ pub struct EndpointSlice {
 
 impl EndpointSlice {
     /// The manifests: one for each family that an endpoint has, and for IPv4 at least.
-    pub(super) fn manifests(&self, service: &str, name: &str) -> [Value; 2] {
+    pub fn manifests(&self, service: &str, name: &str) -> [Value; 2] {
         [false, true].map(|ipv6| {
             let kind = if ipv6 { "IPv6" } else { "IPv4" };
             let of_family = self.endpoints.iter().filter_map(|endpoint| {

@@ -1,8 +1,12 @@
 //! Whether a packet is one that its receiver takes: lengths and checksums, by etherparse and crc.
+//! And whether the flows that packets leave behind agree with one another.
 
 use std::net::IpAddr;
 
-use datapath::abi::protocol;
+use datapath::{
+    abi::{FlowKey, FlowValue, protocol},
+    memory::MemoryTables,
+};
 use etherparse::{IpHeaders, IpPayloadSlice};
 
 use super::build::{CRC32C, pseudo_header};
@@ -121,4 +125,29 @@ fn sound_quote(quote: &[u8]) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a flow's two entries mirror each other; nothing may have been forgotten.
+///
+/// # Errors
+/// An entry without its mirror.
+pub fn mirrored(tables: &MemoryTables) -> Result<(), String> {
+    for (key, flow) in &tables.flows {
+        let back = FlowKey {
+            src: flow.dst,
+            dst: flow.src,
+            src_port: flow.dst_port,
+            dst_port: flow.src_port,
+            protocol: key.protocol,
+        };
+        let mirror = tables.flows.get(&back).ok_or_else(|| format!("nothing comes back to {key:?} {flow:?}"))?;
+        let ends = |flow: &FlowValue| (flow.src, flow.dst, flow.src_port, flow.dst_port);
+        let right = ends(mirror) == (key.dst, key.src, key.dst_port, key.src_port)
+            && (mirror.service, mirror.backend, mirror.generation) == (flow.service, flow.backend, flow.generation)
+            && (mirror.flags ^ flow.flags) & FlowValue::REVERSE != 0;
+        if !right {
+            return Err(format!("{key:?} {flow:?} isn't mirrored by {mirror:?}"));
+        }
+    }
+    Ok(())
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use datapath::{
     memory::{MemoryPacket, MemoryTables},
     paths::{self, Verdict, Work},
+    tables::Tables,
 };
 
 use super::{
@@ -44,7 +45,7 @@ impl fmt::Display for Record {
 }
 
 /// Judges one packet.
-pub fn judge(program: Program, tables: &mut MemoryTables, frame: &Frame) -> (Verdict, Vec<u8>) {
+pub fn judge<T: Tables>(program: Program, tables: &mut T, frame: &Frame) -> (Verdict, Vec<u8>) {
     let Some(family) = frame.family() else { return (Verdict::Pass, frame.packet.clone()) };
     let mut packet = MemoryPacket(frame.packet.clone());
     let mut work = Work::EMPTY;

@@ -4,7 +4,11 @@
 //! it they must hold what the host's tables hold then. The kernel's clock can't be
 //! set, so times are kept as ages.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::{
@@ -95,7 +99,7 @@ impl Kernel {
     /// # Errors
     /// What differed.
     pub fn replay(&mut self, record: &Record) -> Result<Replayed> {
-        let clock = Clock { host: record.before.now, kernel: now()? };
+        let clock = Clock::at(&record.before)?;
         self.write(&record.before, &clock).context("writing the tables")?;
         let drops_before = self.drops()?;
         let sent = with_ethernet(&record.frame);
@@ -266,9 +270,23 @@ struct Clock {
 }
 
 impl Clock {
+    /// Now; on a machine that has just booted, as soon as nothing in the tables is older than it.
+    fn at(tables: &MemoryTables) -> Result<Self> {
+        let flows = tables.flows.values().map(|flow| u64::from(flow.last_seen) * NANOS_PER_SECOND);
+        let oldest = tables.affinity.values().map(|bound| bound.last_used).chain(flows).min().unwrap_or(tables.now);
+        let age = tables.now - oldest;
+        loop {
+            let kernel = now()?;
+            if kernel > age {
+                return Ok(Self { host: tables.now, kernel });
+            }
+            thread::sleep(Duration::from_nanos(age - kernel).max(Duration::from_millis(10)));
+        }
+    }
+
     fn seconds(&self, host: u32) -> u32 {
         let age = self.host / NANOS_PER_SECOND - u64::from(host);
-        (self.kernel / NANOS_PER_SECOND).saturating_sub(age) as u32
+        (self.kernel / NANOS_PER_SECOND - age) as u32
     }
 
     fn flows_for_kernel(&self, flows: &HashMap<FlowKey, FlowValue>) -> HashMap<FlowKey, FlowValue> {
@@ -279,7 +297,7 @@ impl Clock {
         &self,
         affinity: &HashMap<AffinityKey, AffinityValue>,
     ) -> HashMap<AffinityKey, AffinityValue> {
-        let since_boot = |used: u64| self.kernel.saturating_sub(self.host - used);
+        let since_boot = |used: u64| self.kernel - (self.host - used);
         affinity
             .iter()
             .map(|(key, bound)| (*key, AffinityValue { last_used: since_boot(bound.last_used), ..*bound }))

@@ -20,13 +20,15 @@ use nix::mount::{MsFlags, mount};
 pub use command::{output, run};
 pub use namespace::Namespace;
 pub(crate) use reaper::program;
-pub use reaper::reap;
-pub use teardown::end_cgroup;
+pub use reaper::{abandon, reap};
+pub use teardown::{end_cgroup, remove_kept};
 
 /// What every name of ours begins with.
 const PREFIX: &str = "flt";
 /// Where the sandboxes' directories lie: a short path, since Unix sockets' are limited.
 const DIRECTORY: &str = "/run/fairlead-test";
+/// The file in a sandbox's directory that says that it outlives its process.
+const KEPT: &str = "kept";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -60,6 +62,15 @@ impl Sandbox {
     /// A cgroup of its own, below the cgroup v2 mount.
     pub fn cgroup(&self) -> PathBuf {
         cgroup_mount().join(&self.name)
+    }
+
+    /// Lets it outlive this process, until `remove_kept`; dropping it still removes it.
+    ///
+    /// # Panics
+    /// If its directory can't be written to.
+    pub fn keep(&self) {
+        let mark = self.directory().join(KEPT);
+        fs::write(&mark, "").unwrap_or_else(|error| panic!("cannot write {}: {error}", mark.display()));
     }
 
     /// Makes a network namespace, with nothing but its loopback interface up.

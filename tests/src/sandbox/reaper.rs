@@ -22,7 +22,8 @@ static LIFELINE: OnceLock<ChildStdin> = OnceLock::new();
 pub(super) fn start() {
     LIFELINE.get_or_init(|| {
         for name in teardown::names() {
-            if teardown::owner(&name).is_some_and(|pid| !teardown::is_alive(pid)) {
+            let is_orphan = teardown::owner(&name).is_some_and(|pid| !teardown::is_alive(pid));
+            if is_orphan && !teardown::is_kept(&name) {
                 teardown::remove(&name);
             }
         }
@@ -39,8 +40,18 @@ pub(super) fn start() {
 pub fn reap(owner: u32) {
     // Nothing is ever written; an error is an end like another.
     let _ = stdin().read_to_end(&mut Vec::new());
+    remove_all_of(owner);
+}
+
+/// Removes every sandbox of this process at once, for one that is about to end half-way. Whatever
+/// another thread makes meanwhile is the reaper's.
+pub fn abandon() {
+    remove_all_of(process::id());
+}
+
+fn remove_all_of(owner: u32) {
     for name in teardown::names() {
-        if name.starts_with(&owner_prefix(owner)) {
+        if name.starts_with(&owner_prefix(owner)) && !teardown::is_kept(&name) {
             teardown::remove(&name);
         }
     }

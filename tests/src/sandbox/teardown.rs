@@ -13,7 +13,7 @@ use std::{
 
 use nix::mount::{MntFlags, umount2};
 
-use super::{DIRECTORY, PREFIX, cgroup_mount, namespace::NAMESPACES};
+use super::{DIRECTORY, KEPT, PREFIX, cgroup_mount, namespace::NAMESPACES};
 
 /// How long processes may take to be gone once they are killed.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,6 +38,20 @@ pub(super) fn is_alive(pid: u32) -> bool {
     Path::new("/proc").join(pid.to_string()).exists()
 }
 
+/// Whether a sandbox is to outlive its process.
+pub(super) fn is_kept(name: &str) -> bool {
+    Path::new(DIRECTORY).join(name).join(KEPT).exists()
+}
+
+/// Removes the sandboxes that were kept, whoever made them; gives their names.
+pub fn remove_kept() -> Vec<String> {
+    let kept: Vec<_> = names().into_iter().filter(|name| is_kept(name)).collect();
+    for name in &kept {
+        remove(name);
+    }
+    kept
+}
+
 /// Removes a sandbox: processes first, since they hold the rest.
 pub(super) fn remove(name: &str) {
     let cgroup = cgroup_mount().join(name);
@@ -46,7 +60,8 @@ pub(super) fn remove(name: &str) {
         let _ = umount2(&mount, MntFlags::MNT_DETACH);
     }
     for namespace in namespaces(name) {
-        let _ = Command::new("ip").args(["netns", "delete", &namespace]).status();
+        // Not heard either: two threads of a process that ends may both be at it.
+        let _ = Command::new("ip").args(["netns", "delete", &namespace]).output();
     }
     remove_cgroups(&cgroup);
     let _ = fs::remove_dir_all(Path::new(DIRECTORY).join(name));

@@ -24,12 +24,21 @@ pub struct Dial<'a> {
     style: Style,
     timeout: Duration,
     port: u16,
+    pause: Duration,
 }
 
 impl<'a> Dial<'a> {
     /// From this place to that address, with a new socket for each request.
     pub fn new(place: &'a dyn Place, transport: Transport, address: SocketAddr) -> Self {
-        Self { place, transport, address, style: Style::Fresh, timeout: Duration::from_secs(2), port: 0 }
+        Self {
+            place,
+            transport,
+            address,
+            style: Style::Fresh,
+            timeout: Duration::from_secs(2),
+            port: 0,
+            pause: Duration::ZERO,
+        }
     }
 
     /// What the client does with its socket.
@@ -50,6 +59,13 @@ impl<'a> Dial<'a> {
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
         self.port = port;
+        self
+    }
+
+    /// How long a load pauses after each request.
+    #[must_use]
+    pub fn pause(mut self, pause: Duration) -> Self {
+        self.pause = pause;
         self
     }
 
@@ -79,10 +95,11 @@ impl<'a> Dial<'a> {
         Session { child, stdin, stdout }
     }
 
-    /// Asks without pause until the load is stopped.
+    /// Asks over and over until the load is stopped, without pause if none was set.
     #[track_caller]
     pub fn load(self) -> Load {
         let mut command = self.command("load");
+        command.args(["--pause", &self.pause.as_micros().to_string()]);
         let (child, stdin, stdout) = spawn(&mut command);
         let latest = Arc::new(Mutex::new(LoadReport::default()));
         let shared = Arc::clone(&latest);
@@ -199,7 +216,7 @@ impl Drop for Session {
     }
 }
 
-/// A client that asks without pause; dropping it ends it.
+/// A client that asks over and over; dropping it ends it.
 #[derive(Debug)]
 pub struct Load {
     child: Child,

@@ -1,4 +1,4 @@
-//! A client that asks without pause.
+//! A client that asks over and over.
 
 use std::{
     io::{self, Read, Write, stdin, stdout},
@@ -14,8 +14,8 @@ use super::{
 
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Asks until stdin ends; the last line is the whole report.
-pub(super) fn load(target: Target) -> io::Result<()> {
+/// Asks until stdin ends, with that pause after each request; the last line is the whole report.
+pub(super) fn load(target: Target, pause: Duration) -> io::Result<()> {
     static STOP: AtomicBool = AtomicBool::new(false);
     thread::spawn(|| {
         // Nothing is ever written; an error is an end like another.
@@ -27,6 +27,9 @@ pub(super) fn load(target: Target) -> io::Result<()> {
     let mut printed = Instant::now();
     while !STOP.load(Ordering::Relaxed) {
         report.record(&client.ask());
+        if !pause.is_zero() {
+            thread::sleep(pause);
+        }
         if printed.elapsed() > INTERVAL {
             print(&report)?;
             printed = Instant::now();

@@ -107,6 +107,6 @@ impl FromStr for Style {
 }
 
 /// The program's path, as text for a command line.
-fn program_path() -> String {
+pub(crate) fn program_path() -> String {
     sandbox::program("traffic").display().to_string()
 }

@@ -36,10 +36,13 @@ enum Role {
         #[command(flatten)]
         target: TargetArguments,
     },
-    /// Ask without pause until stdin ends, reporting the sums ten times a second
+    /// Ask over and over until stdin ends, reporting the sums ten times a second
     Load {
         #[command(flatten)]
         target: TargetArguments,
+        /// Microseconds to pause after each request
+        #[arg(long, default_value_t = 0)]
+        pause: u64,
     },
 }
 
@@ -73,7 +76,7 @@ pub fn main() -> ExitCode {
         Role::Serve { name, listen } => server::serve(&name, &listen),
         Role::Dial { target, count } => dial::dial(target.into(), count),
         Role::Session { target } => dial::session(target.into()),
-        Role::Load { target } => load::load(target.into()),
+        Role::Load { target, pause } => load::load(target.into(), Duration::from_micros(pause)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

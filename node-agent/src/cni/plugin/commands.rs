@@ -83,6 +83,7 @@ fn connect(
             held: false,
         };
         ask_patiently(agent, &CniRequest::Attach(Box::new(attachment.clone())))?;
+        interface.wait_until_running()?;
         Ok(attachment)
     };
     let outcome = attach();

@@ -6,6 +6,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsFd,
+    time::{Duration, Instant},
 };
 
 use datapath::abi::GATEWAY_MAC;
@@ -25,6 +26,11 @@ use crate::{
 const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// A pod's router for IPv6, likewise.
 const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// How long a new pair may take until both ends have a carrier.
+const CARRIER_LIMIT: Duration = Duration::from_secs(5);
+/// How often they are looked at meanwhile.
+const CARRIER_PAUSE: Duration = Duration::from_millis(1);
 
 /// A pod's router.
 pub fn gateway(ipv6: bool) -> IpAddr {
@@ -101,6 +107,24 @@ impl Interface<'_> {
             }
             Ok(())
         })
+    }
+
+    /// Waits until both ends really send: until the kernel has noticed the carrier
+    /// it drops, silently, what goes to them.
+    pub fn wait_until_running(&self) -> Result<(), CniError> {
+        for (netns, name) in [(self.node, &*self.reservation.host_ifname), (self.pod, self.ifname)] {
+            within(netns, async |netlink| {
+                let deadline = Instant::now() + CARRIER_LIMIT;
+                while !netlink.link(name).await?.is_some_and(|link| link.running) {
+                    if Instant::now() > deadline {
+                        return Err(CniError::new(Code::Kernel, format!("interface {name} gets no carrier")));
+                    }
+                    tokio::time::sleep(CARRIER_PAUSE).await;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     /// Fails, saying what is wrong, unless both ends are as [`Interface::make`]
@@ -183,7 +207,7 @@ fn within<T: Send>(
 ) -> Result<T, CniError> {
     netns.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
+            .enable_all()
             .build()
             .map_err(|e| CniError::new(Code::Io, format!("can't wait for netlink's answers: {e}")))?;
         runtime.block_on(async { work(Netlink::open()?).await })

@@ -25,6 +25,9 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether the kernel has begun to send on it: it is up and has a carrier, and
+    /// the kernel has noticed, which may be a little later.
+    pub running: bool,
     /// Whether it is the loopback device.
     pub loopback: bool,
     /// For a veth: its peer's index, in the peer's namespace.
@@ -54,6 +57,7 @@ impl Link {
             mac: None,
             mtu: 0,
             up: flags.contains(LinkFlags::Up),
+            running: flags.contains(LinkFlags::Running),
             loopback: flags.contains(LinkFlags::Loopback),
             peer_index: None,
             controller: None,

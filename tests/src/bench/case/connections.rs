@@ -10,13 +10,13 @@ use crate::bench::{
 /// Connections per second at so many Services.
 pub(super) fn run(context: &mut Context, case: &str, services: usize) -> Result<Vec<Section>> {
     let (rounds, seconds) = (context.settings.rounds, context.settings.seconds.to_string());
-    let [series] = context.arena(services)?.take_turns(rounds, |bed| {
+    let [rates, times] = context.arena(services)?.take_turns(rounds, |bed| {
         let result = bed.run_load("connections", &["--seconds", &seconds])?;
-        Ok([result.completed as f64 / result.seconds])
+        Ok([result.completed as f64 / result.seconds, result.p50_us])
     })?;
     let title = format!("Connections at {} Services", whole(services as f64));
     let mut section = Section::new(case, title, "/s");
-    section.series = series;
+    section.series = rates;
     section.compare("fairlead", "direct", Target::AtLeast(1.05));
     section.compare("fairlead", "iptables", Target::Above(1.0));
     section.compare("fairlead", "nftables", Target::Above(1.0));
@@ -25,5 +25,9 @@ pub(super) fn run(context: &mut Context, case: &str, services: usize) -> Result<
          over their five backends) in turn."
             .into(),
     );
-    Ok(vec![section])
+    let title = format!("Time of a connection at {} Services, p50", whole(services as f64));
+    let mut time = Section::new(case, title, "µs");
+    time.series = times;
+    time.notes.push("Beside the rate, since other work on the machine disturbs it less.".into());
+    Ok(vec![section, time])
 }

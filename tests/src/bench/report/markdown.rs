@@ -16,6 +16,9 @@ pub(super) fn document(run: &Run, sections: &[Section], plots: &[Option<String>]
     for line in &run.machine {
         text += &format!("- {line}\n");
     }
+    if let Some(warning) = run.warning() {
+        text += &format!("\n**{warning}**\n");
+    }
     text += "\n## Targets\n\n";
     let mut rows = vec![["Figure", "Came out", "Asked", ""].map(str::to_owned).to_vec()];
     for check in sections.iter().flat_map(|section| &section.checks) {

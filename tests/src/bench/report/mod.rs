@@ -11,6 +11,9 @@ use serde::Serialize;
 
 use super::{Settings, figure::Section};
 
+/// The load from which on figures are not to be trusted.
+const BUSY: f64 = 0.7;
+
 /// How the run was made, and on what.
 #[derive(Clone, Debug, Serialize)]
 pub struct Run {
@@ -22,6 +25,8 @@ pub struct Run {
     pub cores: String,
     /// What the machine and its tools are, a line each.
     pub machine: Vec<String>,
+    /// Runnable tasks when the run began, as a mean over a minute.
+    pub load: f64,
 }
 
 impl Run {
@@ -32,7 +37,19 @@ impl Run {
             seconds: settings.seconds,
             cores: format!("{:?}", settings.cores).to_lowercase(),
             machine: machine(),
+            load: load(),
         }
+    }
+
+    /// What the reader must be warned of, if anything: a machine with other work
+    /// measures that work too.
+    pub fn warning(&self) -> Option<String> {
+        (self.load > BUSY).then(|| {
+            format!(
+                "The machine was busy with other work (load {:.1}) when the run began: don't trust the figures.",
+                self.load
+            )
+        })
     }
 }
 
@@ -80,4 +97,9 @@ fn machine() -> Vec<String> {
         lines.extend(text.lines().next().map(str::to_owned));
     }
     lines
+}
+
+fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(0.0)
 }

@@ -135,6 +135,7 @@ fn udp_leaves_a_dead_backend(family: Family) -> Case {
         .change(|world| world.set_backends(service(protocol::UDP), &[(OTHER, BACKEND_PORT)]))
         .packet(FromPod, &packet, ToPod(OTHER), packet.between(e.client, e.other))
         .packet(FromPod, &answer, ToPod(super::CLIENT), answer.between(e.service, e.client))
+        .same(FromPod, udp(e.backend, e.client), ToPod(super::CLIENT))
 }
 
 fn udp_leaves_a_reused_id(family: Family) -> Case {
