@@ -3,7 +3,7 @@
 //! Invariant: programs and tables that are in use stay so until what replaces
 //! them is loaded and filled. This module must not know what the tables say.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::collections::BTreeSet;
 
 use tracing::info;
 
@@ -43,8 +43,7 @@ pub struct Dataplane {
     programs: Programs,
     links: Links,
     socket_lb: bool,
-    /// Tables of another layout, which attached programs may still use.
-    foreign_maps: Vec<PathBuf>,
+    takes_over: bool,
 }
 
 /// Open tables.
@@ -64,9 +63,9 @@ impl Dataplane {
     pub fn open(paths: &Paths, socket_lb: bool) -> Result<(Self, Tables), DataplaneError> {
         let cgroup = if socket_lb { Some(Cgroup::open(paths.cgroup.as_deref())?) } else { None };
         let bpffs = Bpffs::prepare(&paths.bpffs)?;
-        let foreign_maps = bpffs.foreign_maps()?;
+        let takes_over = bpffs.has_foreign_maps()?;
         let maps = bpffs.maps();
-        let programs = Programs::load(&maps, socket_lb)?;
+        let programs = Programs::open(&bpffs, socket_lb)?;
         let links = Links::new(bpffs.links(), cgroup);
         let tables = Tables {
             services: KernelServiceTables::open(&maps)?,
@@ -74,13 +73,13 @@ impl Dataplane {
             node: NodeTables::open(&maps)?,
             stats: TableStats::open(&maps)?,
         };
-        Ok((Self { bpffs, programs, links, socket_lb, foreign_maps }, tables))
+        Ok((Self { bpffs, programs, links, socket_lb, takes_over }, tables))
     }
 
     /// Whether what is attached uses tables of another layout, so that programs
     /// may be replaced only once ours are filled.
     pub fn takes_over(&self) -> bool {
-        !self.foreign_maps.is_empty()
+        self.takes_over
     }
 
     /// Sees to it that a program is at a hook.
@@ -123,13 +122,12 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Removes tables of other layouts, which nothing may use any more.
-    pub fn remove_foreign_maps(&mut self) -> Result<(), BpffsError> {
-        while let Some(dir) = self.foreign_maps.last() {
-            self.bpffs.remove_maps(dir)?;
-            info!(tables = %dir.display(), "removed the tables of another version");
-            self.foreign_maps.pop();
+    /// Removes programs and tables of other versions, which nothing uses any more.
+    pub fn remove_others(&mut self) -> Result<(), BpffsError> {
+        for dir in self.bpffs.remove_others(self.programs.dir())? {
+            info!(pins = %dir.display(), "removed what another version left");
         }
+        self.takes_over = false;
         Ok(())
     }
 }

@@ -85,7 +85,11 @@ impl PathFlags {
 pub struct Remembered {
     /// Its places.
     pub paths: Paths,
+    /// The cookie of the network namespace in which it ran; 0: not known.
+    #[serde(default)]
+    pub netns_cookie: u64,
     /// Directories that weren't there before it, outermost first.
+    #[serde(default)]
     pub made: Vec<PathBuf>,
 }
 
@@ -105,7 +109,7 @@ impl Remembered {
     }
 
     /// What there is to remember of these places, before anything is made in them.
-    pub fn survey(paths: Paths, earlier: Option<Self>) -> Self {
+    pub fn survey(paths: Paths, netns_cookie: u64, earlier: Option<Self>) -> Self {
         let mut made = earlier.map(|earlier| earlier.made).unwrap_or_default();
         for dir in [&paths.run_dir, &paths.bpffs, &paths.cni_conf_dir, &paths.cni_bin_dir] {
             let missing: Vec<_> = dir.ancestors().take_while(|dir| !dir.exists()).map(Path::to_owned).collect();
@@ -115,7 +119,7 @@ impl Remembered {
                 }
             }
         }
-        Self { paths, made }
+        Self { paths, netns_cookie, made }
     }
 
     /// Remembers it in the run directory, which must be there.
@@ -148,7 +152,7 @@ mod tests {
         let agents =
             PathFlags { bpffs: Some("/b".into()), cgroup: Some("/c".into()), ..flags(dir.path()) }.resolve(None);
         assert_eq!(agents.cni_bin_dir, Path::new("/opt/cni/bin"));
-        let remembered = Remembered::survey(agents.clone(), None);
+        let remembered = Remembered::survey(agents.clone(), 7, None);
         remembered.store().unwrap();
         assert_eq!(Remembered::load(dir.path()).unwrap().as_ref(), Some(&remembered));
         let cleanup = PathFlags { bpffs: Some("/other".into()), ..flags(dir.path()) }.resolve(Some(agents.clone()));
@@ -167,11 +171,11 @@ mod tests {
             cni_conf_dir: at("there/conf"),
             cni_bin_dir: at("run/bin"),
         };
-        let first = Remembered::survey(paths.clone(), None);
+        let first = Remembered::survey(paths.clone(), 7, None);
         for made in [&paths.run_dir, &paths.cni_conf_dir, &paths.cni_bin_dir] {
             fs::create_dir_all(made).unwrap();
         }
-        let second = Remembered::survey(paths.clone(), Some(first.clone()));
+        let second = Remembered::survey(paths.clone(), 7, Some(first.clone()));
         assert_eq!(second, first, "a restart finds them there, and remembers whose they are");
         fs::write(at("run/bin/other"), "").unwrap();
         assert_eq!(second.remove_made(), [paths.cni_conf_dir, paths.run_dir]);

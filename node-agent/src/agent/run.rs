@@ -33,6 +33,7 @@ use crate::{
     cni::{service::CniService, store::StoreError},
     kernel::{
         netlink::{Netlink, NetlinkError},
+        netns::{self, NetnsError},
         programs::kernel_release,
         service_tables::ServiceTableError,
     },
@@ -50,12 +51,14 @@ const CALLS: usize = 128;
 pub enum AgentError {
     #[error(transparent)]
     Lock(#[from] LockError),
-    #[error("cannot read or write {}: {source}", Remembered::file(run_dir).display())]
+    #[error("cannot write {}: {source}", Remembered::file(run_dir).display())]
     RunDir { run_dir: PathBuf, source: io::Error },
     #[error(transparent)]
     Dataplane(#[from] DataplaneError),
     #[error(transparent)]
     Services(#[from] ServiceTableError),
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
     #[error(transparent)]
@@ -81,8 +84,9 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
     let paths = flags.paths.resolve(None);
     let run_dir_error = |source| AgentError::RunDir { run_dir: paths.run_dir.clone(), source };
-    let earlier = Remembered::load(&paths.run_dir).map_err(run_dir_error)?;
-    let remembered = Remembered::survey(paths.clone(), earlier);
+    // What can't be read is written anew.
+    let earlier = Remembered::load(&paths.run_dir).ok().flatten();
+    let remembered = Remembered::survey(paths.clone(), netns::current_cookie()?, earlier);
     let _lock = RunDirLock::take(&paths.run_dir)?;
     remembered.store().map_err(run_dir_error)?;
     let node_name = flags.node_name(env::var_os("NODE_NAME"), &host_name());

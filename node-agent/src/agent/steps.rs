@@ -83,8 +83,8 @@ impl Agent {
         if !(sockets && interfaces && pods) {
             return;
         }
-        let removed = self.dataplane.remove_foreign_maps();
-        self.problems.record("tables of another version", removed);
+        let removed = self.dataplane.remove_others();
+        self.problems.record("what another version left", removed);
         self.phase = Phase::InForce;
         info!(
             services = self.model.services().len(),

@@ -27,6 +27,7 @@ use crate::{
         bpffs::{Bpffs, BpffsError},
         links::{LinkError, Links},
         netlink::{Netlink, NetlinkError},
+        netns::{self, NetnsError},
     },
 };
 
@@ -43,9 +44,13 @@ pub enum CleanupError {
     #[error(transparent)]
     Link(#[from] LinkError),
     #[error(transparent)]
+    Netns(#[from] NetnsError),
+    #[error(transparent)]
     Netlink(#[from] NetlinkError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("cannot read {path}: {source}; remove it and give all path flags that the agent had")]
+    Forgotten { path: PathBuf, source: io::Error },
     #[error("cannot {verb} {path}: {source}")]
     File { verb: &'static str, path: PathBuf, source: io::Error },
     #[error("cannot print: {0}")]
@@ -55,16 +60,26 @@ pub enum CleanupError {
 /// Removes everything and says what it was.
 pub fn run(arguments: &CleanupArguments) -> Result<(), CleanupError> {
     let run_dir = &arguments.paths.run_dir;
-    let remembered = Remembered::load(run_dir).map_err(file("read", &Remembered::file(run_dir)))?;
+    let remembered = Remembered::load(run_dir)
+        .map_err(|source| CleanupError::Forgotten { path: Remembered::file(run_dir), source })?;
     let paths = arguments.paths.resolve(remembered.as_ref().map(|remembered| remembered.paths.clone()));
+    let netns_cookie = remembered.as_ref().map_or(0, |remembered| remembered.netns_cookie);
     // What an agent made, and what the lock is about to make.
-    let made = Remembered::survey(paths.clone(), remembered);
+    let made = Remembered::survey(paths.clone(), netns_cookie, remembered);
     let were_there: Vec<PathBuf> = made.made.iter().filter(|dir| dir.exists()).cloned().collect();
     let lock = RunDirLock::take(run_dir)?;
 
     let mut removed: Vec<String> = Vec::new();
     removed.extend(install::uninstall(&paths)?.iter().map(|path| path.display().to_string()));
-    removed.extend(remove_devices(run_dir)?);
+    match netns_cookie == 0 || netns_cookie == netns::current_cookie()? {
+        true => removed.extend(remove_devices(run_dir)?),
+        // Run from elsewhere; what is gone has taken its interfaces with it.
+        false => {
+            if let Some(netns) = netns::find(netns_cookie) {
+                removed.extend(netns.run(|| remove_devices(run_dir))??);
+            }
+        }
+    }
     if let Some(bpffs) = Bpffs::existing(&paths.bpffs) {
         if bpffs.links().is_dir() {
             let links = Links::new(bpffs.links(), None).prune(|_| false)?;

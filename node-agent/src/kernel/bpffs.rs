@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! <bpffs>/maps-<layout hash>/<TABLE>   tables, one directory a layout
+//! <bpffs>/programs-<tag>/<program>     programs, loaded over those very tables
 //! <bpffs>/links/<hook>                 attachments
 //! ```
 //!
-//! A restarted agent knows its pins by their place, its tables' layout by their
-//! directory's name, and a bpffs that it mounted itself by the mount's source,
-//! `fairlead`. This module must not know what the pinned objects do.
+//! A restarted agent knows its pins by their place, its tables' layout and its
+//! programs' code by their directories' names, and a bpffs that it mounted itself
+//! by the mount's source, `fairlead`. This module must not know what the pinned
+//! objects do.
 
 use std::{
     fs, io,
@@ -24,6 +26,8 @@ use nix::{
 const MOUNT_SOURCE: &str = "fairlead";
 const DEFAULT_MOUNT: &str = "/sys/fs/bpf";
 const MAPS_PREFIX: &str = "maps-";
+const PROGRAMS_PREFIX: &str = "programs-";
+const LINKS: &str = "links";
 
 /// Why the pin directory can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -86,22 +90,33 @@ impl Bpffs {
 
     /// Where links are pinned.
     pub fn links(&self) -> PathBuf {
-        self.root.join("links")
+        self.root.join(LINKS)
     }
 
-    /// Directories of tables of other layouts, left by another version.
-    pub fn foreign_maps(&self) -> Result<Vec<PathBuf>, BpffsError> {
+    /// Where programs of this tag are pinned.
+    pub fn programs(&self, tag: u64) -> PathBuf {
+        self.root.join(format!("{PROGRAMS_PREFIX}{tag:016x}"))
+    }
+
+    /// Where programs are pinned until all of them are.
+    pub fn unfinished_programs(&self) -> PathBuf {
+        self.root.join(format!("{PROGRAMS_PREFIX}unfinished"))
+    }
+
+    /// Whether there are tables of another layout, left by another version.
+    pub fn has_foreign_maps(&self) -> Result<bool, BpffsError> {
         let ours = self.maps();
-        let listed = entries(&self.root)?;
-        Ok(listed.into_iter().filter(|path| is_maps_dir(path) && *path != ours).collect())
+        Ok(entries(&self.root)?.iter().any(|path| has_prefix(path, MAPS_PREFIX) && *path != ours))
     }
 
-    /// Removes a directory of pinned tables. Programs that still use the tables keep them alive.
-    pub fn remove_maps(&self, dir: &Path) -> Result<(), BpffsError> {
-        for pin in entries(dir)? {
-            fs::remove_file(&pin).map_err(access("remove", &pin))?;
-        }
-        fs::remove_dir(dir).map_err(access("remove", dir))
+    /// Removes the tables of other layouts and all programs but those pinned in
+    /// `programs`. What still uses them keeps them alive.
+    pub fn remove_others(&self, programs: &Path) -> Result<Vec<PathBuf>, BpffsError> {
+        let ours = self.maps();
+        let mut others = entries(&self.root)?;
+        others.retain(|path| is_ours(path) && *path != ours && *path != programs && *path != self.links());
+        others.iter().try_for_each(|dir| remove_pins(dir))?;
+        Ok(others)
     }
 
     /// Removes everything below, the directory itself if nothing else is in it, and
@@ -109,8 +124,8 @@ impl Bpffs {
     pub fn remove(self) -> Result<Vec<String>, BpffsError> {
         let mut removed = Vec::new();
         for dir in entries(&self.root)? {
-            if is_maps_dir(&dir) || dir == self.links() {
-                self.remove_maps(&dir)?;
+            if is_ours(&dir) {
+                remove_pins(&dir)?;
                 removed.push(dir.display().to_string());
             }
         }
@@ -141,8 +156,20 @@ fn is_empty(dir: &Path) -> Result<bool, BpffsError> {
     Ok(entries(dir)?.iter().all(is_kernels))
 }
 
-fn is_maps_dir(path: &Path) -> bool {
-    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(MAPS_PREFIX))
+/// Removes a directory of pins.
+pub fn remove_pins(dir: &Path) -> Result<(), BpffsError> {
+    for pin in entries(dir)? {
+        fs::remove_file(&pin).map_err(access("remove", &pin))?;
+    }
+    fs::remove_dir(dir).map_err(access("remove", dir))
+}
+
+fn is_ours(path: &Path) -> bool {
+    has_prefix(path, MAPS_PREFIX) || has_prefix(path, PROGRAMS_PREFIX) || path.ends_with(LINKS)
+}
+
+fn has_prefix(path: &Path, prefix: &str) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(prefix))
 }
 
 fn entries(dir: &Path) -> Result<Vec<PathBuf>, BpffsError> {

@@ -65,6 +65,7 @@ impl MapError {
 pub struct CheckedMap {
     fd: Arc<OwnedFd>,
     layout: TableLayout,
+    id: u32,
 }
 
 impl CheckedMap {
@@ -80,7 +81,12 @@ impl CheckedMap {
             let show = |(key, value, entries)| format!("{entries} entries, {key}-byte keys and {value}-byte values");
             return Err(MapError::Layout { path, found: show(found), wanted: show(wanted) });
         }
-        Ok(Self { fd: Arc::new(fd), layout })
+        Ok(Self { fd: Arc::new(fd), layout, id: info.id })
+    }
+
+    /// The kernel's number of the map; no other has it until the next boot.
+    pub fn id(&self) -> u32 {
+        self.id
     }
 
     /// The table's name, sizes and capacity.

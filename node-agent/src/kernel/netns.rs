@@ -4,7 +4,8 @@
 //! caller is never left in another one.
 
 use std::{
-    fs::{File, OpenOptions},
+    collections::HashSet,
+    fs::{self, File, OpenOptions},
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd},
@@ -132,6 +133,19 @@ pub fn current_cookie() -> Result<u64, NetnsError> {
         )
     };
     if result == 0 { Ok(cookie) } else { Err(NetnsError::Cookie(io::Error::last_os_error())) }
+}
+
+/// The namespace with this cookie, if it has a name in `/run/netns` or a process in it.
+pub fn find(cookie: u64) -> Option<Netns> {
+    let names = |dir: &str| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let processes = names("/proc").map(|process| process.join("ns/net"));
+    let mut seen = HashSet::new();
+    let mut candidates = names("/run/netns").chain(processes).filter_map(|path| Netns::open(&path).ok());
+    candidates.find(|netns| {
+        // Many processes share one.
+        let is_new = netns.file.metadata().is_ok_and(|file| seen.insert(file.ino()));
+        is_new && netns.cookie().is_ok_and(|found| found == cookie)
+    })
 }
 
 /// Which kind of namespace a file on nsfs is.

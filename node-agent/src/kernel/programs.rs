@@ -5,15 +5,18 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
+    hash::{DefaultHasher, Hash, Hasher},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use aya::{EbpfError, EbpfLoader, programs::ProgramError};
 use datapath::abi::LAYOUT;
 
 use super::{
+    bpffs::{Bpffs, BpffsError, remove_pins},
     map::{CheckedMap, MapError},
     sys::{self, TcxSide},
 };
@@ -51,6 +54,17 @@ pub enum LoadError {
     /// A pinned table is not what it should be.
     #[error(transparent)]
     Table(#[from] MapError),
+    /// They can't be kept for the next agent.
+    #[error("cannot pin the eBPF programs in {dir}: {source}")]
+    Pin {
+        /// Where.
+        dir: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// What an earlier agent pinned can't be removed.
+    #[error(transparent)]
+    Bpffs(#[from] BpffsError),
 }
 
 const NEEDED: &str = "Linux 6.6 or newer";
@@ -135,37 +149,40 @@ impl Program {
 #[derive(Debug)]
 pub struct Programs {
     fds: BTreeMap<Program, OwnedFd>,
+    dir: PathBuf,
 }
 
 impl Programs {
-    /// Loads the programs for interfaces, and those for sockets if they're wanted, over
-    /// the tables pinned in `maps`; tables that aren't there are made.
-    pub fn load(maps: &Path, socket_hooks: bool) -> Result<Self, LoadError> {
-        for layout in LAYOUT {
-            // aya takes whatever is pinned under the name.
-            if maps.join(layout.name).exists() {
-                CheckedMap::open(maps, layout.name)?;
+    /// The programs for interfaces, and those for sockets if they're wanted, over the
+    /// pinned tables; tables that aren't there are made.
+    ///
+    /// The verifier takes a second or more over them, in which no pod can be wired, so
+    /// those that an agent of this very build has pinned over the same tables are used again.
+    pub fn open(bpffs: &Bpffs, socket_hooks: bool) -> Result<Self, LoadError> {
+        let wanted: Vec<_> = SocketHook::ALL
+            .into_iter()
+            .filter(|_| socket_hooks)
+            .map(Program::Socket)
+            .chain(Program::INTERFACE)
+            .collect();
+        let maps = bpffs.maps();
+        if let Ok(tag) = tag(&maps) {
+            let dir = bpffs.programs(tag);
+            let open = |program: &Program| sys::open_pin(&dir.join(program.name())).map(|fd| (*program, fd));
+            if let Ok(fds) = wanted.iter().map(open).collect() {
+                return Ok(Self { fds, dir });
             }
         }
-        let mut loader = EbpfLoader::new();
-        // The object has no relocations against the kernel's types.
-        loader.btf(None);
-        for layout in LAYOUT {
-            loader.map_pin_path(layout.name, maps.join(layout.name));
-        }
-        let mut object = loader.load(OBJECT).map_err(|error| match denied(&error) {
-            true => LoadError::Permission,
-            false => LoadError::Object(Box::new(error)),
-        })?;
-        let mut fds = BTreeMap::new();
-        let socket = SocketHook::ALL.into_iter().filter(|_| socket_hooks).map(Program::Socket);
-        for name in Program::INTERFACE.into_iter().chain(socket) {
-            let program = object.program_mut(name.name()).ok_or(LoadError::Missing(name.name()))?;
-            fds.insert(name, load(program).map_err(|source| refused(name, source))?);
-        }
-        let programs = Self { fds };
-        programs.probe_tcx()?;
-        Ok(programs)
+        let fds = load(&maps, &wanted)?;
+        probe_tcx(fds[&Program::FromPod].as_fd())?;
+        let dir = bpffs.programs(tag(&maps)?);
+        pin(&fds, &dir, &bpffs.unfinished_programs())?;
+        Ok(Self { fds, dir })
+    }
+
+    /// Where they are pinned.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// A program's descriptor.
@@ -175,18 +192,67 @@ impl Programs {
     pub fn fd(&self, program: Program) -> BorrowedFd<'_> {
         self.fds[&program].as_fd()
     }
+}
 
-    /// An interface that can't be there is refused with ENODEV by a kernel that has tcx (6.6,
-    /// commit e420bed02507) and with EINVAL by others.
-    fn probe_tcx(&self) -> Result<(), LoadError> {
-        match sys::link_tcx(self.fd(Program::FromPod), i32::MAX as u32, TcxSide::Ingress) {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(LoadError::NoTcx(kernel_release())),
-            _ => Ok(()),
+/// Tells programs of this build over these tables from all others.
+fn tag(maps: &Path) -> Result<u64, MapError> {
+    let mut hash = DefaultHasher::new();
+    OBJECT.hash(&mut hash);
+    for layout in LAYOUT {
+        CheckedMap::open(maps, layout.name)?.id().hash(&mut hash);
+    }
+    Ok(hash.finish())
+}
+
+fn load(maps: &Path, wanted: &[Program]) -> Result<BTreeMap<Program, OwnedFd>, LoadError> {
+    for layout in LAYOUT {
+        // aya takes whatever is pinned under the name.
+        if maps.join(layout.name).exists() {
+            CheckedMap::open(maps, layout.name)?;
         }
+    }
+    let mut loader = EbpfLoader::new();
+    // The object has no relocations against the kernel's types.
+    loader.btf(None);
+    for layout in LAYOUT {
+        loader.map_pin_path(layout.name, maps.join(layout.name));
+    }
+    let mut object = loader.load(OBJECT).map_err(|error| match denied(&error) {
+        true => LoadError::Permission,
+        false => LoadError::Object(Box::new(error)),
+    })?;
+    let mut fds = BTreeMap::new();
+    for name in wanted {
+        let program = object.program_mut(name.name()).ok_or(LoadError::Missing(name.name()))?;
+        fds.insert(*name, load_one(program).map_err(|source| refused(*name, source))?);
+    }
+    Ok(fds)
+}
+
+/// Pins all of them or none: an agent that dies halfway leaves nothing that the next one trusts.
+fn pin(fds: &BTreeMap<Program, OwnedFd>, dir: &Path, unfinished: &Path) -> Result<(), LoadError> {
+    for leftover in [dir, unfinished] {
+        if leftover.exists() {
+            remove_pins(leftover)?;
+        }
+    }
+    let pinned = fs::create_dir(unfinished).and_then(|()| {
+        fds.iter().try_for_each(|(program, fd)| sys::pin(fd.as_fd(), &unfinished.join(program.name())))?;
+        fs::rename(unfinished, dir)
+    });
+    pinned.map_err(|source| LoadError::Pin { dir: dir.to_owned(), source })
+}
+
+/// An interface that can't be there is refused with ENODEV by a kernel that has tcx (6.6,
+/// commit e420bed02507) and with EINVAL by others.
+fn probe_tcx(program: BorrowedFd<'_>) -> Result<(), LoadError> {
+    match sys::link_tcx(program, i32::MAX as u32, TcxSide::Ingress) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(LoadError::NoTcx(kernel_release())),
+        _ => Ok(()),
     }
 }
 
-fn load(program: &mut aya::programs::Program) -> Result<OwnedFd, ProgramError> {
+fn load_one(program: &mut aya::programs::Program) -> Result<OwnedFd, ProgramError> {
     use aya::programs::Program as Aya;
     match program {
         Aya::SchedClassifier(program) => program.load()?,
