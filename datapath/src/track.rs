@@ -1,8 +1,8 @@
 //! Tracked flows: beginning one, recognising one, ending one.
 //!
-//! Invariant: a flow's two entries mirror each other. Whoever finds only one
-//! (the tables forget the least recently used) treats the flow as new when the
-//! client's next packet comes.
+//! Invariant: a flow's two entries mirror each other. The tables may forget one
+//! of them (the least recently used): the client's next packet begins anew
+//! without the forward one, and brings the reverse one back within a second.
 
 use crate::{
     abi::{Backend, Be16, DropReason, FlowKey, FlowValue, PodValue, protocol},
@@ -57,6 +57,7 @@ impl NewFlow {
 /// What a flow's entry said when a packet of it passed.
 struct Passed {
     flags: u32,
+    service: u32,
     backend: u32,
     generation: u32,
     /// Seconds since the packet before.
@@ -87,19 +88,53 @@ pub fn find<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, found: 
             flow.flags = flags | bits;
         }
         *found = ends(flow);
-        Passed { flags, backend: flow.backend, generation: flow.generation, idle }
+        Passed { flags, service: flow.service, backend: flow.backend, generation: flow.generation, idle }
     });
     let Some(passed) = passed else { return false };
-    if passed.flags & FlowValue::REVERSE != 0 {
-        return true;
-    }
     let back = answers_to(found, key.protocol);
-    if !goes_on(tables, headers, &passed, &back) {
-        tables.remove_flow(key);
-        tables.remove_flow(&back);
+    let forward = passed.flags & FlowValue::REVERSE == 0;
+    if forward && !goes_on(tables, headers, &passed, &back) {
+        remove_both(tables, key, &back);
         return false;
     }
+    if passed.flags & bits & FlowValue::ESTABLISHED != 0 && passed.flags & FlowValue::CLOSING != 0 {
+        // Both ends have closed, and this acknowledges it: the entries would only
+        // push those of quieter flows out of the table.
+        if tables.flow(&back, |flow| flow.flags & FlowValue::CLOSING != 0).unwrap_or(true) {
+            remove_both(tables, key, &back);
+        }
+    } else if forward && passed.idle != 0 {
+        mend(tables, key, &passed, &back);
+    }
     true
+}
+
+#[inline(always)]
+fn remove_both<T: Tables>(tables: &mut T, key: &FlowKey, back: &FlowKey) {
+    tables.remove_flow(key);
+    tables.remove_flow(back);
+}
+
+/// Sees to it, once a second, that a flow in use has its reverse entry: the table
+/// may have forgotten the one without the other, and looking at it keeps it.
+#[inline(never)]
+fn mend<T: Tables>(tables: &mut T, key: &FlowKey, passed: &Passed, back: &FlowKey) {
+    if tables.flow(back, |_| ()).is_some() {
+        return;
+    }
+    let reverse = FlowValue {
+        src: key.dst,
+        dst: key.src,
+        src_port: key.dst_port,
+        dst_port: key.src_port,
+        service: passed.service,
+        backend: passed.backend,
+        generation: passed.generation,
+        flags: FlowValue::REVERSE | passed.flags & FlowValue::EXTERNAL,
+        last_seen: seconds(tables),
+    };
+    // If there is no room, the next second's packet tries again.
+    let _ = tables.insert_flow(back, &reverse);
 }
 
 #[inline(always)]

@@ -41,10 +41,17 @@ fn closed_by(who: &str, family: Family, client: Option<u8>, backend: Option<u8>)
     if let Some(flags) = backend {
         case = case.packet(FromPod, tcp(e.backend, e.client, flags), ToPod(CLIENT), tcp(e.service, e.client, flags));
     }
-    case.change(|world| world.drain_to(service(protocol::TCP), &[(OTHER, BACKEND_PORT)]))
-        .packet(FromPod, out(ACK), ToPod(BACKEND), to(ACK, e.backend))
-        .packet(FromPod, tcp(e.backend, e.client, ACK), ToPod(CLIENT), tcp(e.service, e.client, ACK))
-        .packet(FromPod, out(SYN), ToPod(OTHER), to(SYN, e.other))
+    case = case.change(|world| world.drain_to(service(protocol::TCP), &[(OTHER, BACKEND_PORT)])).packet(
+        FromPod,
+        out(ACK),
+        ToPod(BACKEND),
+        to(ACK, e.backend),
+    );
+    // When both have closed, the acknowledgement is the flow's last packet.
+    if client.is_none() || backend.is_none() {
+        case = case.packet(FromPod, tcp(e.backend, e.client, ACK), ToPod(CLIENT), tcp(e.service, e.client, ACK));
+    }
+    case.packet(FromPod, out(SYN), ToPod(OTHER), to(SYN, e.other))
         .packet(FromPod, tcp(e.other, e.client, SYN_ACK), ToPod(CLIENT), tcp(e.service, e.client, SYN_ACK))
         .packet(FromPod, out(ACK), ToPod(OTHER), to(ACK, e.other))
 }
