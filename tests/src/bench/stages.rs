@@ -34,10 +34,10 @@ impl Stages {
     /// The kernel refuses the programs or tables.
     pub fn new() -> Result<Self> {
         let sandbox = Sandbox::new();
-        let maps = Bpffs::prepare(&sandbox.directory().join("bpf"))?.maps();
+        let bpffs = Bpffs::prepare(&sandbox.directory().join("bpf"))?;
         // The programs bring the tables with them.
-        Programs::load(&maps, false)?;
-        let services = Services::adopt(KernelServiceTables::open(&maps)?, NODE)?;
+        Programs::open(&bpffs, false)?;
+        let services = Services::adopt(KernelServiceTables::open(&bpffs.maps())?, NODE)?;
         Ok(Self { model: Model::new(NODE), services, _sandbox: sandbox })
     }
 
