@@ -97,7 +97,7 @@ pub fn find<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, found: 
         remove_both(tables, key, &back);
         return false;
     }
-    if passed.flags & bits & FlowValue::ESTABLISHED != 0 && passed.flags & FlowValue::CLOSING != 0 {
+    if bits == FlowValue::ESTABLISHED && passed.flags & FlowValue::CLOSING != 0 {
         // Both ends have closed, and this acknowledges it: the entries would only
         // push those of quieter flows out of the table.
         if tables.flow(&back, |flow| flow.flags & FlowValue::CLOSING != 0).unwrap_or(true) {

@@ -87,9 +87,22 @@ struct Flow {
     /// As the backend sees it.
     delivered: Ends,
     established: bool,
-    closing: bool,
+    client_closed: bool,
+    backend_closed: bool,
     dialled_at: u64,
     answered_at: u64,
+}
+
+impl Flow {
+    /// Whether a packet with these flags, of an end that has closed or not, is the flow's last.
+    fn is_over(&self, sender_closed: bool, flags: u8) -> bool {
+        let acknowledges = !closes(flags) && flags & build::SYN == 0;
+        acknowledges && sender_closed && self.client_closed && self.backend_closed
+    }
+}
+
+fn closes(flags: u8) -> bool {
+    flags & (build::FIN_ACK & !build::ACK | build::RST) != 0
 }
 
 struct Model {
@@ -170,7 +183,9 @@ impl Model {
     fn goes_on(&self, flow: &Flow, flags: u8) -> bool {
         let alive = self.backends[flow.backend].life != Life::Gone;
         match self.protocol {
-            protocol::TCP if flags & build::SYN_ACK == build::SYN => !flow.closing && (flow.established || alive),
+            protocol::TCP if flags & build::SYN_ACK == build::SYN => {
+                !(flow.client_closed || flow.backend_closed) && (flow.established || alive)
+            }
             protocol::TCP => true,
             protocol::UDP => self.now - flow.dialled_at.max(flow.answered_at) <= UDP_IDLE_SECONDS && alive,
             _ => alive,
@@ -213,11 +228,13 @@ impl Model {
         if !is_new && flags & build::SYN == 0 {
             flow.established = true;
         }
-        if !is_new && flags & (build::FIN_ACK & !build::ACK | build::RST) != 0 {
-            flow.closing = true;
-        }
+        let over = !is_new && self.protocol == protocol::TCP && flow.is_over(flow.client_closed, flags);
+        flow.client_closed |= !is_new && closes(flags);
         flow.dialled_at = self.now;
         let place = self.backends[flow.backend].place;
+        if over {
+            self.flows.remove(&key);
+        }
         let arrives = match (place, client) {
             (Place::Pod(_), _) => matches!(verdict, Verdict::ToPod(pod) if Some(&pod) == self.pod(place)),
             (_, Place::Node) => verdict == Verdict::Reroute,
@@ -258,8 +275,15 @@ impl Model {
         if src != own {
             prop_assert!(SNAT_PORTS.contains(&src.port()), "port {} isn't for masquerading", src.port());
         }
-        let flow =
-            Flow { backend, delivered, established: false, closing: false, dialled_at: self.now, answered_at: 0 };
+        let flow = Flow {
+            backend,
+            delivered,
+            established: false,
+            client_closed: false,
+            backend_closed: false,
+            dialled_at: self.now,
+            answered_at: 0,
+        };
         self.flows.insert(key, flow);
         Ok(())
     }
@@ -270,10 +294,15 @@ impl Model {
         let Some(key) = keys.get(whom.index(keys.len().max(1))).copied() else { return Ok(()) };
         let (client, client_port, service) = key;
         let flow = self.flows.get_mut(&key).expect("the key is the table's own");
-        (flow.answered_at, flow.closing) =
-            (self.now, flow.closing || flags & (build::FIN_ACK & !build::ACK | build::RST) != 0);
+        let over = self.protocol == protocol::TCP && flow.is_over(flow.backend_closed, flags);
+        flow.answered_at = self.now;
+        flow.backend_closed |= closes(flags);
         let (src, dst) = (flow.delivered.1, flow.delivered.0);
-        let program = match (self.backends[flow.backend].place, client) {
+        let backend = flow.backend;
+        if over {
+            self.flows.remove(&key);
+        }
+        let program = match (self.backends[backend].place, client) {
             (Place::Pod(_), _) => Program::FromPod,
             (Place::RemotePod, _) => Program::FromNetwork,
             (_, Place::Node) => Program::FromHost,

@@ -147,7 +147,9 @@ fn inventory(node: &Node) -> BTreeSet<String> {
     let links: Vec<_> = links.lines().map(|line| line.split_whitespace().next().unwrap_or_default()).collect();
     let mut inventory: Vec<_> = links.iter().map(|link| (*link).to_owned()).collect();
     for arguments in ["route show table all", "-6 route show table all", "rule show", "-6 rule show"] {
-        inventory.extend(ip(arguments).lines().map(str::to_owned));
+        // The kernel makes anycast routes of its own on a node that forwards, and
+        // forwarding stays: something else may have come to need it.
+        inventory.extend(ip(arguments).lines().filter(|line| !line.starts_with("anycast ")).map(str::to_owned));
     }
     inventory.extend(ip("neighbour show nud permanent").lines().map(str::to_owned));
     inventory.push(run(node.namespace().command("nft").args(["list", "ruleset"]), ""));
