@@ -64,7 +64,8 @@ fn main() -> ExitCode {
         Task::Test { filters } => programs::test(&filters),
         Task::Demo { arguments } => programs::demo(&arguments),
         Task::Bench { arguments } => programs::bench(&arguments),
-        Task::Build { debug } => build::agent(if debug { build::Profile::Debug } else { build::Profile::Release }),
+        Task::Build { debug } => setup::run()
+            .and_then(|()| build::agent(if debug { build::Profile::Debug } else { build::Profile::Release })),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
