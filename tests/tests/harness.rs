@@ -97,7 +97,9 @@ fn sessions_and_loads_see_their_server_go() {
     load.wait_for_more(100);
     load.stop().assert_lossless();
 
-    let load = Dial::new(&left, Transport::Udp, udp).timeout(Duration::from_millis(100)).load();
+    // Paced, or it would use up the refusals that the kernel sends in a second.
+    let pace = Duration::from_millis(5);
+    let load = Dial::new(&left, Transport::Udp, udp).timeout(Duration::from_millis(100)).pause(pace).load();
     drop(server);
     assert_eq!(stream.ask().outcome, Outcome::Reset);
     assert_eq!(socket.ask().outcome, Outcome::Refused);
