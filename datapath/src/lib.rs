@@ -11,6 +11,7 @@
 extern crate std;
 
 pub mod abi;
+pub mod destination;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
 pub mod packet;

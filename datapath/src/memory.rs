@@ -5,7 +5,8 @@ use std::{collections::HashMap, vec::Vec};
 use crate::{
     abi::{
         Addr, AffinityKey, AffinityValue, Backend, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey,
-        FrontendValue, NetworkKey, NodeConfig, PodNetns, PodValue, SocketPeerKey, SocketPeerValue,
+        FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, SocketPeerKey,
+        SocketPeerValue, SourceRangeKey,
     },
     packet::{AccessError, ChecksumOf, Packet, checksum},
     tables::{Inserted, Tables},
@@ -16,13 +17,15 @@ use crate::{
 #[expect(missing_docs, reason = "each field is the table of its name")]
 pub struct MemoryTables {
     pub node: NodeConfig,
+    pub node_state: NodeState,
     pub frontends: HashMap<FrontendKey, FrontendValue>,
     pub blocks: Vec<u32>,
     pub backends: Vec<Backend>,
     pub affinity: HashMap<AffinityKey, AffinityValue>,
     pub pods: HashMap<Addr, PodValue>,
     pub pod_netns: HashMap<u64, PodNetns>,
-    pub networks: Vec<(NetworkKey, u32)>,
+    pub networks: Vec<(NetworkKey, NetworkValue)>,
+    pub source_ranges: Vec<SourceRangeKey>,
     pub flows: HashMap<FlowKey, FlowValue>,
     pub fragments: HashMap<FragmentKey, FragmentValue>,
     pub socket_peers: HashMap<SocketPeerKey, SocketPeerValue>,
@@ -35,6 +38,11 @@ pub struct MemoryTables {
 /// The bits of an address, first bit highest.
 fn bits(addr: &Addr) -> u128 {
     u128::from_be_bytes(addr.bytes())
+}
+
+/// Whether the first `prefix_len` bits of both are equal.
+fn is_within(addr: &Addr, network: &Addr, prefix_len: u32) -> bool {
+    prefix_len == 0 || (bits(network) ^ bits(addr)) >> 128u32.saturating_sub(prefix_len) == 0
 }
 
 impl Tables for MemoryTables {
@@ -67,16 +75,19 @@ impl Tables for MemoryTables {
     fn pod_netns(&self, cookie: u64) -> Option<&PodNetns> {
         self.pod_netns.get(&cookie)
     }
-    fn network(&self, addr: &Addr) -> u32 {
-        let matches = |key: &NetworkKey| {
-            let shift = 128u32.saturating_sub(key.prefix_len);
-            key.prefix_len == 0 || (bits(&key.addr) ^ bits(addr)) >> shift == 0
-        };
-        self.networks
-            .iter()
-            .filter(|(key, _)| matches(key))
-            .max_by_key(|(key, _)| key.prefix_len)
-            .map_or(0, |(_, kind)| *kind)
+    fn network(&self, addr: &Addr) -> Option<&NetworkValue> {
+        let matching = self.networks.iter().filter(|(key, _)| is_within(addr, &key.addr, key.prefix_len));
+        matching.max_by_key(|(key, _)| key.prefix_len).map(|(_, network)| network)
+    }
+    fn in_source_ranges(&self, service: u32, client: &Addr) -> bool {
+        let mut ranges = self.source_ranges.iter().filter(|range| range.service == service);
+        ranges.any(|range| is_within(client, &range.addr, range.prefix_len.saturating_sub(32)))
+    }
+    fn node_nat(&self) -> u32 {
+        self.node_state.nat_protocols
+    }
+    fn mark_node_nat(&mut self, bit: u32) {
+        self.node_state.nat_protocols |= bit;
     }
     fn flow<R>(&mut self, key: &FlowKey, read: impl FnOnce(&mut FlowValue) -> R) -> Option<R> {
         self.flows.get_mut(key).map(read)

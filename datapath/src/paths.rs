@@ -13,7 +13,8 @@
 //! one look-up. What was rewritten is delivered or dropped, never passed half done.
 
 use crate::{
-    abi::{Addr, Be16, DropReason, Family, FlowKey, FlowValue, FragmentValue, FrontendKey, NetworkValue, PodValue},
+    abi::{Addr, Be16, DropReason, Family, FlowKey, FlowValue, FragmentValue, NetworkValue, PodValue},
+    destination::{self, Destination},
     packet::{
         Packet,
         headers::{self, Fragment, Headers, Transport},
@@ -96,7 +97,7 @@ pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &
 #[inline(always)]
 pub fn from_held_pod<T: Tables>(work: &Work, tables: &T) -> Verdict {
     let dst = &work.headers.dst;
-    if tables.network(dst) == NetworkValue::NODE || is_multicast(dst) {
+    if tables.network_kind(dst) == NetworkValue::NODE || is_multicast(dst) {
         Verdict::Pass
     } else {
         Verdict::Drop(DropReason::PodHeld)
@@ -180,14 +181,7 @@ fn translate<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut
         Ok(false) => {}
         Err(refusal) => return refuse(packet, &work.headers, refusal),
     }
-    let dst = &work.headers.dst;
-    if tables.frontend(&FrontendKey::whole_address(*dst)).is_some() {
-        return match work.headers.fragment {
-            Fragment::Later => Verdict::Drop(DropReason::FragmentOrphan),
-            _ => refuse(packet, &work.headers, Refusal::Reject),
-        };
-    }
-    if tables.network(dst) == NetworkValue::SERVICE {
+    if tables.network_kind(&work.headers.dst) == NetworkValue::SERVICE {
         return Verdict::Drop(DropReason::UnknownClusterIp);
     }
     Verdict::Pass
@@ -210,16 +204,19 @@ fn follow_flow<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &m
     Ok(true)
 }
 
-/// Prepares a flow if the packet is for a frontend; false: it is for none.
+/// Prepares a flow if the packet is for a frontend; false: it is for nothing of ours.
 #[inline(never)]
 fn prepare_flow<T: Tables>(work: &mut Work, tables: &mut T) -> Result<bool, Refusal> {
     let headers = &work.headers;
-    if headers.fragment == Fragment::Later || !track::has_ports(headers.protocol) {
-        return Ok(false);
-    }
-    let frontend = FrontendKey::new(headers.dst, headers.dst_port, headers.protocol);
-    let Some(frontend) = tables.frontend(&frontend) else { return Ok(false) };
-    let frontend = *frontend;
+    let protocol = if track::has_ports(headers.protocol) { headers.protocol } else { 0 };
+    let frontend = match destination::find(tables, headers.dst, headers.dst_port, protocol) {
+        Destination::Frontend(frontend) => frontend,
+        Destination::Foreign => return Ok(false),
+        Destination::Unused if headers.fragment == Fragment::Later => {
+            return Err(Refusal::Drop(DropReason::FragmentOrphan));
+        }
+        Destination::Unused => return Err(Refusal::Reject),
+    };
     let backend = select::select(tables, &frontend, Scope::Internal, Some(&headers.src))?;
     work.flow.forward = FlowValue {
         src: source_address(headers, tables, &backend.addr),
@@ -327,7 +324,7 @@ fn source_address<T: Tables>(headers: &Headers, tables: &T, backend: &Addr) -> A
         });
         return if node.is_unspecified() { headers.dst } else { node };
     }
-    if tables.network(&headers.src) == NetworkValue::NODE && tables.network(backend) == NetworkValue::NODE {
+    if tables.network_kind(&headers.src) == NetworkValue::NODE && tables.network_kind(backend) == NetworkValue::NODE {
         return headers.dst;
     }
     headers.src

@@ -8,7 +8,8 @@
 //! whatever needs a client address that isn't known here.
 
 use crate::{
-    abi::{Addr, Backend, Be16, Family, FrontendKey, FrontendValue, SocketPeerKey, SocketPeerValue, protocol},
+    abi::{Addr, Backend, Be16, Family, FrontendValue, SocketPeerKey, SocketPeerValue, protocol},
+    destination::{self, Destination},
     select::{self, Chosen, Refusal, Scope},
     tables::Tables,
 };
@@ -45,11 +46,11 @@ pub fn connect<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
     if call.protocol != protocol::TCP {
         return SocketVerdict::Unchanged;
     }
-    let Some(frontend) = tables.frontend(&FrontendKey::new(call.addr, call.port, call.protocol)) else {
-        let owned = tables.frontend(&FrontendKey::whole_address(call.addr)).is_some();
-        return if owned { SocketVerdict::Refuse } else { SocketVerdict::Unchanged };
+    let frontend = match destination::find(tables, call.addr, call.port, call.protocol) {
+        Destination::Frontend(frontend) => frontend,
+        Destination::Unused => return SocketVerdict::Refuse,
+        Destination::Foreign => return SocketVerdict::Unchanged,
     };
-    let frontend = *frontend;
     let Some(chosen) = choose(tables, call, &frontend) else { return SocketVerdict::Unchanged };
     match chosen {
         Ok(backend) => {
@@ -68,10 +69,9 @@ pub fn send<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
     if call.protocol != protocol::UDP || !is_node(tables, call.netns) {
         return SocketVerdict::Unchanged;
     }
-    let Some(frontend) = tables.frontend(&FrontendKey::new(call.addr, call.port, call.protocol)) else {
+    let Destination::Frontend(frontend) = destination::find(tables, call.addr, call.port, call.protocol) else {
         return SocketVerdict::Unchanged;
     };
-    let frontend = *frontend;
     if let Some(peer) = kept_backend(tables, call, &frontend) {
         return SocketVerdict::Divert(peer.addr, peer.port);
     }

@@ -6,7 +6,7 @@
 
 use crate::abi::{
     Addr, AffinityKey, AffinityValue, Backend, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey,
-    FrontendValue, NodeConfig, PodNetns, PodValue, SocketPeerKey, SocketPeerValue,
+    FrontendValue, NetworkValue, NodeConfig, PodNetns, PodValue, SocketPeerKey, SocketPeerValue,
 };
 
 /// How an insertion ended.
@@ -40,8 +40,19 @@ pub trait Tables {
     fn mark_nat(&mut self, pod: &Addr, bit: u32);
     /// The pod that owns a network namespace.
     fn pod_netns(&self, cookie: u64) -> Option<&PodNetns>;
-    /// The kind of the longest matching network, see [`crate::abi::NetworkValue`]; 0: none.
-    fn network(&self, addr: &Addr) -> u32;
+    /// The longest matching network.
+    fn network(&self, addr: &Addr) -> Option<&NetworkValue>;
+    /// Its kind, see [`NetworkValue`]; 0: none.
+    #[inline(always)]
+    fn network_kind(&self, addr: &Addr) -> u32 {
+        self.network(addr).map_or(0, |network| network.kind)
+    }
+    /// Whether a client is in the source ranges of a service port.
+    fn in_source_ranges(&self, service: u32, client: &Addr) -> bool;
+    /// For which protocols the node has been an end of a translated flow, see [`crate::abi::NodeState`].
+    fn node_nat(&self) -> u32;
+    /// Notes that the node is an end of a translated flow; `bit` is [`PodValue::nat_bit`].
+    fn mark_node_nat(&mut self, bit: u32);
     /// A flow, read and noted in place (it is large for the kernel's stack).
     fn flow<R>(&mut self, key: &FlowKey, read: impl FnOnce(&mut FlowValue) -> R) -> Option<R>;
     /// Adds a flow unless there is one.

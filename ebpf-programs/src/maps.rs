@@ -11,12 +11,15 @@ use aya_ebpf::{
 };
 use datapath::abi::{
     AffinityKey, AffinityValue, Backend, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey, FrontendValue,
-    NetworkValue, NodeConfig, PodNetns, PodValue, SocketPeerKey, SocketPeerValue, capacity,
+    NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, SocketPeerKey, SocketPeerValue, capacity,
 };
 use datapath::paths::Work;
 
 #[map]
 pub static NODE_CONFIG: Array<NodeConfig> = Array::with_max_entries(capacity::NODE_CONFIG, 0);
+
+#[map]
+pub static NODE_STATE: Array<NodeState> = Array::with_max_entries(capacity::NODE_STATE, 0);
 
 #[map]
 pub static FRONTENDS: HashMap<FrontendKey, FrontendValue> =
@@ -27,6 +30,10 @@ pub static BLOCKS: Array<u32> = Array::with_max_entries(capacity::BLOCKS, BPF_F_
 
 #[map]
 pub static BACKENDS: Array<Backend> = Array::with_max_entries(capacity::BACKENDS, BPF_F_MMAPABLE);
+
+#[map]
+pub static SOURCE_RANGES: LpmTrie<[u32; 5], u32> =
+    LpmTrie::with_max_entries(capacity::SOURCE_RANGES, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue> = LruHashMap::with_max_entries(capacity::AFFINITY, 0);

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use datapath::{
     abi::{
         Addr, AffinityKey, AffinityValue, Backend, DropReason, FlowKey, FlowValue, FragmentKey, FragmentValue,
-        FrontendKey, FrontendValue, NodeConfig, PodNetns, PodValue, SocketPeerKey, SocketPeerValue,
+        FrontendKey, FrontendValue, NetworkValue, NodeConfig, PodNetns, PodValue, SocketPeerKey, SocketPeerValue,
     },
     tables::{Inserted, Tables},
 };
@@ -17,6 +17,7 @@ use crate::maps;
 
 const EEXIST: i32 = -17;
 const ADDRESS_BITS: u32 = 128;
+const SERVICE_BITS: u32 = 32;
 
 /// The node's maps.
 pub struct KernelTables;
@@ -84,8 +85,25 @@ impl Tables for KernelTables {
         get!(maps::POD_NETNS, &cookie)
     }
     #[inline(always)]
-    fn network(&self, addr: &Addr) -> u32 {
-        maps::NETWORKS.get(Key::new(ADDRESS_BITS, addr.0)).map_or(0, |network| network.kind)
+    fn network(&self, addr: &Addr) -> Option<&NetworkValue> {
+        maps::NETWORKS.get(Key::new(ADDRESS_BITS, addr.0))
+    }
+    #[inline(always)]
+    fn in_source_ranges(&self, service: u32, client: &Addr) -> bool {
+        let [a, b, c, d] = client.0;
+        maps::SOURCE_RANGES.get(Key::new(SERVICE_BITS + ADDRESS_BITS, [service, a, b, c, d])).is_some()
+    }
+    #[inline(always)]
+    fn node_nat(&self) -> u32 {
+        maps::NODE_STATE.get(0).map_or(0, |state| state.nat_protocols)
+    }
+    #[inline(always)]
+    fn mark_node_nat(&mut self, bit: u32) {
+        if let Some(state) = maps::NODE_STATE.get_ptr_mut(0) {
+            // SAFETY: the map gave a valid pointer. CPUs that race here may lose a bit to
+            // one another; the next flow's first packet sets it again.
+            unsafe { (*state).nat_protocols |= bit };
+        }
     }
     #[inline(always)]
     fn flow<R>(&mut self, key: &FlowKey, read: impl FnOnce(&mut FlowValue) -> R) -> Option<R> {

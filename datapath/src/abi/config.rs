@@ -1,4 +1,4 @@
-//! What the programs must know of the node they run on.
+//! What the programs must know of the node they run on, and what they note of it.
 
 use super::{Addr, Be16, assert_size};
 
@@ -18,9 +18,18 @@ pub struct NodeConfig {
     pub snat_port_last: u16,
     /// The interface through which the node's own packets for Services are led.
     pub host_ifindex: u32,
+    /// The VXLAN device, 0: there is none.
+    pub overlay_ifindex: u32,
+    /// Bits below.
+    pub flags: u32,
 }
 
 impl NodeConfig {
+    /// Whatever goes to a ClusterIP is masqueraded (`--masquerade-all`).
+    pub const MASQUERADE_ALL: u32 = 1 << 0;
+    /// What this node's pods send to outside the cluster is masqueraded.
+    pub const MASQUERADE_PODS: u32 = 1 << 1;
+
     /// The first and last port for masquerading.
     #[inline(always)]
     pub const fn snat_ports(&self) -> (Be16, Be16) {
@@ -28,4 +37,15 @@ impl NodeConfig {
     }
 }
 
-assert_size!(NodeConfig = 48);
+/// What the programs themselves note of the node: the only entry of its table. The
+/// agent only reads it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct NodeState {
+    /// For which protocols the node itself has been an end of a translated flow, see
+    /// [`super::PodValue::nat_bit`]. Only its packets of these need a look-up before
+    /// they leave.
+    pub nat_protocols: u32,
+}
+
+assert_size!(NodeConfig = 56, NodeState = 4);

@@ -38,12 +38,16 @@ macro_rules! tables {
 tables! {
     /// The node; one entry.
     NODE_CONFIG "NODE_CONFIG": u32 => NodeConfig, 1;
+    /// What the programs note of the node; one entry.
+    NODE_STATE "NODE_STATE": u32 => NodeState, 1;
     /// Frontends, among them one a ClusterIP for its unused ports.
     FRONTENDS "FRONTENDS": FrontendKey => FrontendValue, 1 << 18;
     /// Backend ids, in blocks.
     BLOCKS "BLOCKS": u32 => u32, 1 << 20;
     /// Backends by id; id 0 is never used.
     BACKENDS "BACKENDS": u32 => Backend, 1 << 19;
+    /// Whose clients a service port serves, by longest prefix. The value is 1.
+    SOURCE_RANGES "SOURCE_RANGES": SourceRangeKey => u32, 1 << 16;
     /// Affinity; least recently used first out.
     AFFINITY "AFFINITY": AffinityKey => AffinityValue, 1 << 16;
     /// Pods on this node, by address.
@@ -63,7 +67,7 @@ tables! {
 }
 
 /// Goes up when a field changes its meaning but not its place.
-const MEANING: u64 = 1;
+const MEANING: u64 = 2;
 
 /// Tells this layout from every other: table names, sizes and capacities, by FNV-1a.
 pub const fn layout_hash() -> u64 {

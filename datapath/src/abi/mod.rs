@@ -19,13 +19,15 @@ mod service;
 mod socket;
 
 pub use address::{Addr, Be16, Family};
-pub use config::NodeConfig;
+pub use config::{NodeConfig, NodeState};
 pub use drop::DropReason;
 pub use flow::{FlowKey, FlowValue, FragmentKey, FragmentValue};
 pub use layout::{LAYOUT, TableLayout, capacity, layout_hash};
 pub use network::{NetworkKey, NetworkValue};
 pub use pod::{GATEWAY_MAC, PodValue};
-pub use service::{AffinityKey, AffinityValue, Backend, BlockRef, FrontendKey, FrontendValue, PodNetns};
+pub use service::{
+    AffinityKey, AffinityValue, Backend, BlockRef, FrontendKey, FrontendValue, PodNetns, SourceRangeKey,
+};
 pub use socket::{SocketPeerKey, SocketPeerValue};
 
 /// IP protocol numbers, as IANA assigns them.

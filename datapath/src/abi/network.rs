@@ -18,6 +18,8 @@ pub struct NetworkKey {
 pub struct NetworkValue {
     /// One of the kinds below.
     pub kind: u32,
+    /// The node that has these pods, where packets go to it in VXLAN; else unspecified.
+    pub tunnel: Addr,
 }
 
 impl NetworkValue {
@@ -25,6 +27,18 @@ impl NetworkValue {
     pub const SERVICE: u32 = 1;
     /// One of this node's own addresses.
     pub const NODE: u32 = 2;
+    /// Pods, of whatever node: their traffic to each other is not masqueraded, and as
+    /// clients they are in the cluster.
+    pub const PODS: u32 = 3;
+    /// An address of another node: pods' traffic to it is not masqueraded, but as a
+    /// client it comes from outside the cluster, as with kube-proxy.
+    pub const PEER: u32 = 4;
+
+    /// A network of a kind, reached without a tunnel.
+    #[inline(always)]
+    pub const fn of_kind(kind: u32) -> Self {
+        Self { kind, tunnel: Addr::UNSPECIFIED }
+    }
 }
 
-assert_size!(NetworkKey = 20, NetworkValue = 4);
+assert_size!(NetworkKey = 20, NetworkValue = 20);

@@ -7,12 +7,14 @@
 //! backends [ id ] = address, port, generation
 //! ```
 
-use super::{Addr, Be16, assert_size};
+use super::{Addr, Be16, Family, assert_size};
 
 /// Where a client dials: an address, port and protocol that a Service owns.
 ///
-/// With `port` and `protocol` 0 it stands for the whole address: a packet for a
-/// ClusterIP's unused port finds it and is rejected.
+/// With `port` and `protocol` 0 it stands for the whole address. Every address at
+/// which there is any frontend has such an entry, so one look-up tells what is no
+/// Service's at all. With an unspecified address it stands for a NodePort, at
+/// every address whose entry has [`FrontendValue::NODE_PORTS`].
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct FrontendKey {
@@ -31,6 +33,16 @@ impl FrontendKey {
     #[inline(always)]
     pub const fn new(addr: Addr, port: Be16, protocol: u8) -> Self {
         Self { addr, port, protocol, pad: 0 }
+    }
+
+    /// A NodePort, at each of the node's addresses that has NodePorts.
+    #[inline(always)]
+    pub const fn node_port(family: Family, port: Be16, protocol: u8) -> Self {
+        let addr = match family {
+            Family::V4 => Addr::v4(0),
+            Family::V6 => Addr::UNSPECIFIED,
+        };
+        Self::new(addr, port, protocol)
     }
 
     /// The entry that stands for every port of an address.
@@ -77,6 +89,24 @@ impl FrontendValue {
     pub const DROP_INTERNAL: u32 = 1 << 0;
     /// The same for the external block and `externalTrafficPolicy: Local`.
     pub const DROP_EXTERNAL: u32 = 1 << 1;
+    /// A NodePort, an external IP or a load balancer's IP: masqueraded by the rules for
+    /// these rather than by those for ClusterIPs.
+    pub const EXTERNAL: u32 = 1 << 2;
+    /// With [`Self::EXTERNAL`]: clients keep their address (`externalTrafficPolicy:
+    /// Local`, hostPorts), except the node itself.
+    pub const KEEP_CLIENT: u32 = 1 << 3;
+    /// Only clients in the service port's source ranges are served, others are dropped.
+    pub const SOURCE_RANGES: u32 = 1 << 4;
+    /// The external block is a Maglev table: the client's flow is hashed into it.
+    pub const MAGLEV: u32 = 1 << 5;
+    /// Of two random backends the one with fewer connections serves.
+    pub const LEAST_CONNECTIONS: u32 = 1 << 6;
+
+    /// Of a whole address: NodePorts are served here.
+    pub const NODE_PORTS: u32 = 1 << 16;
+    /// Of a whole address: ports that are nobody's are none of our business, instead
+    /// of being rejected.
+    pub const PASS_UNUSED: u32 = 1 << 17;
 }
 
 /// One endpoint of one service port, found by its id.
@@ -107,6 +137,20 @@ impl Backend {
     pub const IN_EXTERNAL: u16 = 1 << 2;
     /// It runs on this node.
     pub const LOCAL: u16 = 1 << 3;
+}
+
+/// A network whose clients a service port with [`FrontendValue::SOURCE_RANGES`]
+/// serves, in the form that the kernel's LPM trie wants.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct SourceRangeKey {
+    /// Significant bits after this field: 32, and those of the prefix (an IPv4
+    /// prefix's plus 96).
+    pub prefix_len: u32,
+    /// See [`FrontendValue::service`].
+    pub service: u32,
+    /// The network's address.
+    pub addr: Addr,
 }
 
 /// Whose affinity: a client's address and a service port.
@@ -147,6 +191,7 @@ assert_size!(
     BlockRef = 8,
     FrontendValue = 32,
     Backend = 32,
+    SourceRangeKey = 24,
     AffinityKey = 20,
     AffinityValue = 16,
     PodNetns = 32,

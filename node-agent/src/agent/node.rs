@@ -139,6 +139,8 @@ impl Node {
             snat_port_first: ports.0,
             snat_port_last: ports.1,
             host_ifindex: device.outer.index,
+            overlay_ifindex: 0,
+            flags: 0,
         };
         self.host_device = Some(device);
         if self.config != config {
@@ -157,7 +159,7 @@ impl Node {
     }
 
     fn write_networks(&mut self, tables: &NodeTables) -> Result<(), MapError> {
-        let of_kind = |kind| move |network| (network, NetworkValue { kind });
+        let of_kind = |kind| move |network| (network, NetworkValue::of_kind(kind));
         let services = self.service_cidrs.iter().flatten().copied().map(of_kind(NetworkValue::SERVICE));
         let own = self.own_addresses.iter().copied().map(IpNetwork::from).map(of_kind(NetworkValue::NODE));
         let networks = services.chain(own).collect();

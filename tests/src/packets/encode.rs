@@ -90,7 +90,7 @@ impl Encode for Be16 {
 }
 
 structures! {
-    NodeConfig { netns_cookie, v4, v6, snat_port_first, snat_port_last, host_ifindex }
+    NodeConfig { netns_cookie, v4, v6, snat_port_first, snat_port_last, host_ifindex, overlay_ifindex, flags }
     FrontendKey { addr, port, protocol, pad }
     BlockRef { base, len }
     FrontendValue { service, flags, internal, external, affinity_seconds, pad }
@@ -98,7 +98,7 @@ structures! {
     AffinityKey { client, service }
     AffinityValue { backend, generation, last_used }
     PodValue { ifindex, flags, nat_protocols, mac, pad }
-    NetworkValue { kind }
+    NetworkValue { kind, tunnel }
     FlowKey { src, dst, src_port, dst_port, protocol }
     FlowValue { src, dst, src_port, dst_port, service, backend, generation, flags, last_seen }
     FragmentKey { src, dst, id, protocol }

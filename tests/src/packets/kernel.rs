@@ -163,7 +163,7 @@ impl Kernel {
     /// Makes the maps hold the tables.
     fn write(&mut self, tables: &MemoryTables, clock: &Clock) -> Result<()> {
         let node = tables.node.bytes();
-        self.array::<48>("NODE_CONFIG")?.set(0, node, 0)?;
+        self.array::<56>("NODE_CONFIG")?.set(0, node, 0)?;
         let mut blocks = self.array::<4>("BLOCKS")?;
         for (index, id) in tables.blocks.iter().enumerate() {
             blocks.set(index as u32, id.bytes(), 0)?;
@@ -179,10 +179,10 @@ impl Kernel {
         self.fill::<20, 16>("AFFINITY", encode(&clock.affinity_for_kernel(&tables.affinity)))?;
         self.fill::<40, 4>("FRAGMENTS", encode(&tables.fragments))?;
         let map = self.ebpf.map_mut("NETWORKS").context("the object has no NETWORKS")?;
-        let mut networks: lpm_trie::LpmTrie<_, [u8; 16], [u8; 4]> = map.try_into()?;
-        for (key, kind) in &tables.networks {
+        let mut networks: lpm_trie::LpmTrie<_, [u8; 16], [u8; 20]> = map.try_into()?;
+        for (key, network) in &tables.networks {
             let key = lpm_trie::Key::new(key.prefix_len, key.addr.bytes());
-            networks.insert(&key, NetworkValue { kind: *kind }.bytes(), 0)?;
+            networks.insert(&key, network.bytes(), 0)?;
         }
         Ok(())
     }

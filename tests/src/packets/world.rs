@@ -67,13 +67,21 @@ impl World {
                 snat_port_first: SNAT_PORT,
                 snat_port_last: SNAT_PORT,
                 host_ifindex: HOST_IFINDEX,
+                overlay_ifindex: 0,
+                flags: 0,
             },
             backends: vec![Backend::default()],
             networks: vec![
-                (NetworkKey { prefix_len: 96 + 16, addr: Place::ClusterIp(0).addr(v4) }, NetworkValue::SERVICE),
-                (NetworkKey { prefix_len: 32, addr: Place::ClusterIp(0).addr(v6) }, NetworkValue::SERVICE),
-                (NetworkKey { prefix_len: 128, addr: Place::Node.addr(v4) }, NetworkValue::NODE),
-                (NetworkKey { prefix_len: 128, addr: Place::Node.addr(v6) }, NetworkValue::NODE),
+                (
+                    NetworkKey { prefix_len: 96 + 16, addr: Place::ClusterIp(0).addr(v4) },
+                    NetworkValue::of_kind(NetworkValue::SERVICE),
+                ),
+                (
+                    NetworkKey { prefix_len: 32, addr: Place::ClusterIp(0).addr(v6) },
+                    NetworkValue::of_kind(NetworkValue::SERVICE),
+                ),
+                (NetworkKey { prefix_len: 128, addr: Place::Node.addr(v4) }, NetworkValue::of_kind(NetworkValue::NODE)),
+                (NetworkKey { prefix_len: 128, addr: Place::Node.addr(v6) }, NetworkValue::of_kind(NetworkValue::NODE)),
             ],
             now: 10_000 * NANOS_PER_SECOND,
             ..MemoryTables::default()
