@@ -16,18 +16,22 @@ struct Pool<'a> {
 }
 
 impl<'a> Pool<'a> {
-    fn new(node: &'a Node, network: &str, version: &str) -> Self {
+    /// `number` tells its networks from those of other tests on the same node.
+    fn new(node: &'a Node, network: &str, number: u8, version: &str) -> Self {
         node.add_plugin("host-local");
         let memory = node.run_dir().join("host-local");
-        let range = |subnet: &str, first: &str, last: &str| json!([{ "subnet": subnet, "rangeStart": first, "rangeEnd": last }]);
+        let range = |prefix: &str, length: u8| {
+            let [start, end] = ["10", "11"].map(|host| format!("{prefix}{host}"));
+            json!([{ "subnet": format!("{prefix}0/{length}"), "rangeStart": start, "rangeEnd": end }])
+        };
         let config = json!({
             "cniVersion": version, "name": network, "type": "fairlead", "runDir": node.run_dir(),
             "ipam": {
                 "type": "host-local",
                 "dataDir": memory,
                 "ranges": [
-                    range("10.77.0.0/24", "10.77.0.10", "10.77.0.11"),
-                    range("fd00:77::/64", "fd00:77::10", "fd00:77::11"),
+                    range(&format!("10.77.{number}."), 24),
+                    range(&format!("fd00:77:{number}::"), 64),
                 ],
                 "routes": [{ "dst": "10.0.0.0/8" }, { "dst": "192.0.2.0/24" }],
             },
@@ -72,7 +76,7 @@ fn a_pod_has_what_the_ipam_plugin_gave() {
     let (cluster, _log) = cluster();
     // The second is a version that Debian's plugin doesn't speak.
     for (network, version) in [("then", "1.0.0"), ("now", "1.1.0"), ("long-ago", "0.3.1")] {
-        let pool = Pool::new(cluster.node(), network, version);
+        let pool = Pool::new(cluster.node(), network, 0, version);
         let pods = ["one", "two"].map(|name| cluster.node().pod_namespace(&format!("ipam-{network}-{name}")));
         let results = pods.each_ref().map(|pod| pool.call("ADD", pod).run().unwrap());
         assert_eq!(addresses(&results[0]), ["10.77.0.10/32", "fd00:77::10/128"], "{version}");
@@ -113,7 +117,7 @@ fn with_previous(config: &Value, result: &Value) -> String {
 #[test]
 fn what_the_ipam_plugin_says_is_passed_on() {
     let (cluster, _log) = cluster();
-    let pool = Pool::new(cluster.node(), "passed-on", "1.0.0");
+    let pool = Pool::new(cluster.node(), "passed-on", 1, "1.0.0");
     let pods = ["one", "two", "three"].map(|name| cluster.node().pod_namespace(&format!("full-{name}")));
     pool.call("ADD", &pods[0]).run().unwrap();
     pool.call("ADD", &pods[1]).run().unwrap();
@@ -137,7 +141,7 @@ fn what_the_ipam_plugin_says_is_passed_on() {
 #[test]
 fn an_add_that_fails_halfway_gives_its_addresses_back() {
     let (cluster, _log) = cluster();
-    let pool = Pool::new(cluster.node(), "halfway", "1.1.0");
+    let pool = Pool::new(cluster.node(), "halfway", 2, "1.1.0");
     let pod = cluster.node().pod_namespace("halfway");
     pod.ip("link add eth0 type bridge");
     assert_eq!(pool.call("ADD", &pod).run().unwrap_err().code, 101, "the interface is another's");
@@ -163,7 +167,7 @@ fn an_add_that_fails_halfway_gives_its_addresses_back() {
 #[test]
 fn gc_and_status_reach_the_ipam_plugin() {
     let (cluster, _log) = cluster();
-    let pool = Pool::new(cluster.node(), "collected", "1.1.0");
+    let pool = Pool::new(cluster.node(), "collected", 3, "1.1.0");
     let pods = ["kept", "stale"].map(|name| cluster.node().pod_namespace(&format!("gc-{name}")));
     for pod in &pods {
         pool.call("ADD", pod).run().unwrap();
@@ -174,9 +178,9 @@ fn gc_and_status_reach_the_ipam_plugin() {
     config["cni.dev/attachments"] = valid;
     let call = |command: &str, config: &Value| CniCall::new(pool.node, command, "").config(&config.to_string()).run();
     call("GC", &config).unwrap();
-    assert_eq!(pool.in_use(), ["10.77.0.10", "fd00:77::10"]);
+    assert_eq!(pool.in_use(), ["10.77.3.10", "fd00:77:3::10"]);
     assert!(!pods[1].show("-brief link show").contains("eth0"));
-    ping(&pods[0], "10.244.1.1");
+    ping(&pods[0], "192.0.2.11");
 
     call("STATUS", &pool.config).unwrap();
     config["ipam"]["type"] = json!("not-here");
@@ -192,7 +196,7 @@ fn addresses_outlive_the_agent() {
     let cluster = Cluster::of_one(&[]);
     let _log = LogOnFailure(&cluster);
     let node = cluster.node();
-    let pool = Pool::new(node, "kept", "1.1.0");
+    let pool = Pool::new(node, "kept", 0, "1.1.0");
     let pod = node.pod_namespace("kept");
     let result = pool.call("ADD", &pod).run().unwrap();
     node.kill_agent();
