@@ -13,7 +13,7 @@ use super::{
     Settings,
     bed::{Bed, BedPod},
     figure::Series,
-    kube_proxy::{self, Mode},
+    kube_proxy::{self, Mode, Rules},
     routed_node::RoutedNode,
     variant::Variant,
     workload::{ENDPOINTS, Workload},
@@ -140,7 +140,9 @@ fn baseline(
         Variant::Direct | Variant::Fairlead => None,
     };
     if let Some(mode) = mode {
-        kube_proxy::load_rules(mode, manifests, node.namespace(), POD_CIDR, SERVICE_CIDRS[0])
+        let rules = Rules { mode, manifests, pod_cidr: POD_CIDR, service_cidr: SERVICE_CIDRS[0] };
+        rules
+            .load(node.namespace(), &sandbox.cgroup())
             .with_context(|| format!("can't set up {} with {} Services", variant.name(), workload.count()))?;
         kube_proxy::prepare_conntrack()?;
         settings.progress(&format!("{} has its rules after {:.1?}", variant.name(), begun.elapsed()));

@@ -43,7 +43,7 @@ impl Mode {
     }
 }
 
-/// Whose rules [`load_rules`] loads.
+/// Whose rules [`Rules::load`] loads.
 pub fn origin() -> String {
     match program::find() {
         Some(program) => match program::version(&program) {
@@ -59,48 +59,64 @@ pub fn is_on_path() -> bool {
     program::find().is_some()
 }
 
-/// Loads the rules for the Services below `manifests` into the node's network
-/// namespace: kube-proxy writes them if it is on PATH, else they are generated.
-///
-/// # Errors
-/// A manifest that can't be read, or a program that fails or isn't installed.
-pub fn load_rules(mode: Mode, manifests: &Path, node: &Namespace, pod_cidr: &str, service_cidr: &str) -> Result<()> {
-    match program::find() {
-        Some(program) => program::write_rules(&program, mode, manifests, node, pod_cidr, service_cidr),
-        None => load_generated_rules(mode, manifests, node, pod_cidr, service_cidr),
-    }
+/// Rules to load.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// Of which kind.
+    pub mode: Mode,
+    /// The Services are below this directory.
+    pub manifests: &'a Path,
+    /// Who is a pod.
+    pub pod_cidr: &'a str,
+    /// Where ClusterIPs are.
+    pub service_cidr: &'a str,
 }
 
-/// Loads generated rules for the Services below `manifests`.
-///
-/// # Errors
-/// A manifest that can't be read, or a loader that fails or isn't installed.
-pub fn load_generated_rules(
-    mode: Mode,
-    manifests: &Path,
-    node: &Namespace,
-    pod_cidr: &str,
-    service_cidr: &str,
-) -> Result<()> {
-    let ports: Vec<ProxiedPort> =
-        read_manifests(manifests)?.into_iter().filter(|port| matches!(port.cluster_ip, IpAddr::V4(_))).collect();
-    let (rules, loader): (String, &[&str]) = match mode {
-        Mode::Iptables => (iptables_rules(&ports, pod_cidr), &["iptables-restore", "--noflush"]),
-        Mode::Nftables => (nftables_rules(&ports, pod_cidr, service_cidr), &["nft", "-f", "-"]),
-    };
-    let mut child = node
-        .command(loader[0])
-        .args(&loader[1..])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("can't run nsenter")?;
-    // A loader that stops reading says why on stderr.
-    let _ = child.stdin.take().expect("stdin is piped").write_all(rules.as_bytes());
-    let output = child.wait_with_output()?;
-    let message = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{} failed: {}", loader.join(" "), message.lines().take(5).collect::<String>());
-    Ok(())
+impl Rules<'_> {
+    /// Loads them into the node's network namespace: kube-proxy writes them if it is
+    /// on PATH, a process of that cgroup; else they are generated.
+    ///
+    /// # Errors
+    /// A manifest that can't be read, or a program that fails or isn't installed.
+    pub fn load(&self, node: &Namespace, cgroup: &Path) -> Result<()> {
+        match program::find() {
+            Some(program) => program::write_rules(&program, self, node, cgroup),
+            None => self.load_generated(node),
+        }
+    }
+
+    /// Loads generated ones into the node's network namespace.
+    ///
+    /// # Errors
+    /// A manifest that can't be read, or a loader that fails or isn't installed.
+    pub fn load_generated(&self, node: &Namespace) -> Result<()> {
+        let ports: Vec<ProxiedPort> = read_manifests(self.manifests)?
+            .into_iter()
+            .filter(|port| matches!(port.cluster_ip, IpAddr::V4(_)))
+            .collect();
+        let (rules, loader): (String, &[&str]) = match self.mode {
+            Mode::Iptables => (iptables_rules(&ports, self.pod_cidr), &["iptables-restore", "--noflush"]),
+            Mode::Nftables => (nftables_rules(&ports, self.pod_cidr, self.service_cidr), &["nft", "-f", "-"]),
+        };
+        let mut child = node
+            .command(loader[0])
+            .args(&loader[1..])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("can't run nsenter")?;
+        // A loader that stops reading says why on stderr.
+        let _ = child.stdin.take().expect("stdin is piped").write_all(rules.as_bytes());
+        let output = child.wait_with_output()?;
+        let message = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "{} failed: {}",
+            loader.join(" "),
+            message.lines().take(5).collect::<String>()
+        );
+        Ok(())
+    }
 }
 
 /// Sets what kube-proxy sets beside its rules: conntrack's size.
