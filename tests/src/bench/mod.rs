@@ -14,6 +14,7 @@ pub mod kube_proxy;
 pub mod load;
 pub mod report;
 pub mod routed_node;
+pub mod routed_pair;
 pub mod stages;
 pub mod variant;
 pub mod workload;
