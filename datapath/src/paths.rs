@@ -177,9 +177,10 @@ fn translate<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut
         Err(reason) => return Verdict::Drop(reason),
     }
     match prepare_flow(work, tables) {
-        Ok(true) => return begin_flow(packet, work, tables),
-        Ok(false) => {}
-        Err(refusal) => return refuse(packet, &work.headers, refusal),
+        Prepared::Flow => return begin_flow(packet, work, tables),
+        Prepared::Nothing => {}
+        Prepared::Rejected => return refuse(packet, &work.headers, Refusal::Reject),
+        Prepared::Dropped(reason) => return Verdict::Drop(reason),
     }
     if tables.network_kind(&work.headers.dst) == NetworkValue::SERVICE {
         return Verdict::Drop(DropReason::UnknownClusterIp);
@@ -204,20 +205,38 @@ fn follow_flow<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &m
     Ok(true)
 }
 
-/// Prepares a flow if the packet is for a frontend; false: it is for nothing of ours.
+/// What a packet that is of no flow begins.
+///
+/// One word, whatever it says: a call that gives back a word for the case and
+/// another for its reason leaves the second unset in some, and the verifier
+/// refuses a program that so much as moves what wasn't set.
+enum Prepared {
+    /// The flow in [`Work::flow`].
+    Flow,
+    /// It is for nothing of ours.
+    Nothing,
+    Rejected,
+    Dropped(DropReason),
+}
+
+/// Prepares a flow if the packet is for a frontend.
 #[inline(never)]
-fn prepare_flow<T: Tables>(work: &mut Work, tables: &mut T) -> Result<bool, Refusal> {
+fn prepare_flow<T: Tables>(work: &mut Work, tables: &mut T) -> Prepared {
     let headers = &work.headers;
     let protocol = if track::has_ports(headers.protocol) { headers.protocol } else { 0 };
     let frontend = match destination::find(tables, headers.dst, headers.dst_port, protocol) {
         Destination::Frontend(frontend) => frontend,
-        Destination::Foreign => return Ok(false),
+        Destination::Foreign => return Prepared::Nothing,
         Destination::Unused if headers.fragment == Fragment::Later => {
-            return Err(Refusal::Drop(DropReason::FragmentOrphan));
+            return Prepared::Dropped(DropReason::FragmentOrphan);
         }
-        Destination::Unused => return Err(Refusal::Reject),
+        Destination::Unused => return Prepared::Rejected,
     };
-    let backend = select::select(tables, &frontend, Scope::Internal, Some(&headers.src))?;
+    let backend = match select::select(tables, &frontend, Scope::Internal, Some(&headers.src)) {
+        Ok(backend) => backend,
+        Err(Refusal::Reject) => return Prepared::Rejected,
+        Err(Refusal::Drop(reason)) => return Prepared::Dropped(reason),
+    };
     work.flow.forward = FlowValue {
         src: source_address(headers, tables, &backend.addr),
         dst: backend.addr,
@@ -230,7 +249,7 @@ fn prepare_flow<T: Tables>(work: &mut Work, tables: &mut T) -> Result<bool, Refu
         last_seen: 0,
     };
     work.key = headers.flow();
-    Ok(true)
+    Prepared::Flow
 }
 
 /// Begins the prepared flow and sends its first packet on.

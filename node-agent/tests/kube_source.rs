@@ -6,7 +6,11 @@
 #[path = "kube_source/api_server.rs"]
 mod api_server;
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use api_server::{ApiServer, Fault, Listening, NODES, PODS, SERVICE_CIDRS, SERVICES, SLICES};
 use node_agent::{
@@ -309,7 +313,7 @@ async fn nothing_is_in_sync_before_every_kind_is_and_the_trouble_is_named() {
     let mut agent = Agent::start(listening.address).await;
     agent.until("the trouble is named", |model| model.problems().contains_key("watch Pod")).await;
     let message = &agent.model.problems()["watch Pod"];
-    assert!(message.contains("can't list") && message.contains("the test says 500"), "{message}");
+    assert_eq!(message, "can't list: the test says 500 (500)");
     agent.until("only Pods are missing", |model| model.missing() == [Kind::Pod]).await;
     agent.until("it is in sync", Model::in_sync).await;
     agent.until_good().await;
@@ -398,6 +402,21 @@ async fn a_server_that_is_down_is_waited_for() {
     agent.until("it is in sync", Model::in_sync).await;
     agent.until_good().await;
     assert_eq!(services(&agent.model), ["web:80"]);
+}
+
+#[tokio::test]
+async fn what_one_kind_finds_out_the_others_know() {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mut agent = Agent::start(socket.local_addr().unwrap()).await;
+    agent.until("the trouble is named", |model| model.problems().len() == Kind::ALL.len()).await;
+    // By then they wait for seconds, each for another time.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let _listening = ApiServer::new().serve(socket.listen(16).unwrap());
+    agent.until("one kind is listed", |model| model.missing().len() < Kind::ALL.len()).await;
+    let first = Instant::now();
+    agent.until("it is in sync", Model::in_sync).await;
+    assert!(first.elapsed() < Duration::from_secs(1), "the last kind came {:?} after the first", first.elapsed());
 }
 
 #[tokio::test]

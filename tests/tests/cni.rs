@@ -122,20 +122,97 @@ fn del_can_be_repeated_and_needs_no_namespace() {
 }
 
 #[test]
+fn the_conflist_is_of_the_version_that_has_gc_and_status() {
+    let (cluster, _log) = cluster();
+    let text = fs::read_to_string(cluster.node().cni_conf_dir().join("10-fairlead.conflist")).unwrap();
+    let conflist: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(conflist["cniVersion"], "1.1.0");
+    assert_eq!(conflist["plugins"][0]["capabilities"], json!({ "portMappings": true }));
+}
+
+#[test]
+fn gc_takes_away_what_the_runtime_has_forgotten() {
+    let (cluster, _log) = cluster();
+    let node = cluster.node();
+    let [kept, stale] = ["kept", "stale"].map(|name| node.pod_namespace(&format!("gc-{name}")));
+    for namespace in [&kept, &stale] {
+        let mut config = config(node, "1.1.0");
+        config["name"] = json!("collected");
+        let call = CniCall::new(node, "ADD", namespace.name()).namespace(&namespace.path());
+        call.config(&config.to_string()).run().unwrap();
+    }
+    let gc = |name: &str, valid: Value| {
+        let mut config = config(node, "1.1.0");
+        config["name"] = json!(name);
+        // Both names, as the reference library gives them.
+        config["cni.dev/valid-attachments"] = valid.clone();
+        config["cni.dev/attachments"] = valid;
+        CniCall::new(node, "GC", "").config(&config.to_string()).run()
+    };
+    gc("another", json!([])).unwrap();
+    assert!(stale.show("-brief link show").contains("eth0"), "another network's are none of its business");
+    gc("collected", json!([{ "containerID": kept.name(), "ifname": "eth0" }])).unwrap();
+    assert!(!stale.show("-brief link show").contains("eth0"));
+    assert!(kept.show("-brief link show").contains("eth0"));
+    gc("collected", Value::Null).unwrap();
+    assert!(!kept.show("-brief link show").contains("eth0"), "null is how an empty list is written");
+    let error = CniCall::new(node, "GC", "").config(&config(node, "1.1.0").to_string()).run().unwrap_err();
+    assert_eq!(error.code, 7, "without a list nothing may be collected: {error:?}");
+    kept.remove();
+    stale.remove();
+}
+
+#[test]
 fn check_sees_what_is_missing() {
     let (cluster, _log) = cluster();
     let node = cluster.node();
     let namespace = node.pod_namespace("check");
     let call = |command| CniCall::new(node, command, "check").namespace(&namespace.path());
-    let result = call("ADD").run().unwrap();
-    let check = || call("CHECK").previous(&result).run();
-    check().unwrap();
-    namespace.ip("route del default");
-    assert!(check().is_err());
-    namespace.ip("link del eth0");
-    assert!(check().is_err());
-    call("DEL").previous(&result).run().unwrap();
-    assert!(check().is_err());
+    let maps = || {
+        let dirs = fs::read_dir(node.bpffs()).unwrap().flatten().map(|entry| entry.path());
+        let mut maps = dirs.filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("maps-")));
+        maps.next().expect("the tables are pinned")
+    };
+    let run = |program: &str, arguments: &str| {
+        tests::sandbox::run(std::process::Command::new(program).args(arguments.split(' ')), "");
+    };
+    let damages: [(&str, &dyn Fn(&str, IpAddr)); 10] = [
+        ("route to 0.0.0.0/0", &|_, _| namespace.ip("route del default")),
+        ("address", &|_, ip| namespace.ip(&format!("address del {ip}/32 dev eth0"))),
+        ("MTU of eth0", &|_, _| namespace.ip("link set eth0 mtu 1300")),
+        ("is down", &|_, _| namespace.ip("link set eth0 down")),
+        ("MTU of fl", &|host, _| node.namespace().ip(&format!("link set {host} mtu 1300"))),
+        ("the route to", &|_, ip| node.namespace().ip(&format!("route del {ip}"))),
+        ("neighbour", &|host, ip| node.namespace().ip(&format!("neighbour del {ip} dev {host}"))),
+        ("program at", &|host, _| {
+            let index = node.namespace().show(&format!("-brief -oneline link show {host}"));
+            assert!(index.contains(host));
+            let index: u32 = node
+                .namespace()
+                .show(&format!("-o link show {host}"))
+                .split(':')
+                .next()
+                .and_then(|index| index.parse().ok())
+                .expect("an interface has an index");
+            fs::remove_file(node.bpffs().join(format!("links/tcx-{index}-ingress"))).unwrap();
+        }),
+        ("table entry", &|_, ip| {
+            let IpAddr::V4(v4) = ip else { panic!("{ip} is none of IPv4") };
+            let bytes: Vec<_> = v4.to_ipv6_mapped().octets().iter().map(ToString::to_string).collect();
+            run("bpftool", &format!("map delete pinned {} key {}", maps().join("PODS").display(), bytes.join(" ")));
+        }),
+        ("no interface eth0", &|_, _| namespace.ip("link set eth0 down\nlink set eth0 name eth9")),
+    ];
+    for (expected, harm) in damages {
+        let result = call("ADD").run().unwrap();
+        call("CHECK").previous(&result).run().unwrap_or_else(|error| panic!("before {expected}: {error:?}"));
+        let host = result["interfaces"][0]["name"].as_str().unwrap();
+        harm(host, addresses(&result)[0]);
+        let error = call("CHECK").previous(&result).run().expect_err(expected);
+        assert!(error.code >= 100 && error.message.contains(expected), "{expected}: {error:?}");
+        call("DEL").previous(&result).run().unwrap();
+        assert_eq!(call("CHECK").previous(&result).run().unwrap_err().code, 3, "unknown after DEL");
+    }
     namespace.remove();
 }
 
@@ -158,20 +235,39 @@ fn nonsense_is_an_error_that_says_so() {
         ("interface too long", add().set("CNI_IFNAME", "a-name-of-more-than-fifteen"), 4),
         ("interface with a slash", add().set("CNI_IFNAME", "a/b"), 4),
         ("no namespace", CniCall::new(node, "ADD", "nonsense"), 4),
-        ("namespace", add().namespace(Path::new("/dev/null")), 0),
-        ("namespace missing", add().namespace(Path::new("/run/netns/there-is-none")), 0),
+        ("namespace", add().namespace(Path::new("/dev/null")), 4),
+        ("namespace missing", add().namespace(Path::new("/run/netns/there-is-none")), 4),
         ("arguments", add().set("CNI_ARGS", "K8S_POD_NAME"), 4),
         ("empty", add().config(""), 6),
         ("no JSON", add().config("{"), 6),
-        ("no object", add().config("[]"), 0),
+        ("no object", add().config("[]"), 6),
         ("version", add().config(&config(|c| c["cniVersion"] = json!("9.9.9"))), 1),
-        ("version's type", add().config(&config(|c| c["cniVersion"] = json!(1))), 0),
-        ("run directory's type", add().config(&config(|c| c["runDir"] = json!({}))), 0),
-        ("mtu", add().config(&config(|c| c["mtu"] = json!(-1))), 0),
+        ("version's type", add().config(&config(|c| c["cniVersion"] = json!(1))), 6),
+        ("run directory's type", add().config(&config(|c| c["runDir"] = json!({}))), 6),
+        ("run directory", add().config(&config(|c| c["runDir"] = json!("run"))), 7),
+        ("no name", add().config(&config(|c| c["name"] = json!(""))), 7),
+        ("mtu", add().config(&config(|c| c["mtu"] = json!(-1))), 7),
+        ("mtu's type", add().config(&config(|c| c["mtu"] = json!("1500"))), 6),
+        ("ipam", add().config(&config(|c| c["ipam"] = json!({ "type": "" }))), 7),
+        (
+            "port",
+            add().config(&config(|c| {
+                c["runtimeConfig"] = json!({ "portMappings": [{ "hostPort": 1, "containerPort": 0 }] })
+            })),
+            7,
+        ),
+        (
+            "protocol",
+            add().config(&config(|c| {
+                c["runtimeConfig"] =
+                    json!({ "portMappings": [{ "hostPort": 1, "containerPort": 1, "protocol": "dccp" }] })
+            })),
+            2,
+        ),
     ];
     for (what, call, code) in calls {
         let error = call.run().expect_err(what);
-        assert!(error.code == code || (code == 0 && error.code > 0), "{what}: {error:?}, expected {code}");
+        assert_eq!(error.code, code, "{what}: {error:?}");
         assert!(error.message.len() > 8, "{what}: {error:?}");
     }
     assert!(!namespace.show("-brief link show").contains("eth0"));

@@ -26,6 +26,7 @@ const TOOLS: &[Tool] = &[
     Tool { command: "bpftool", package: "bpftool" },
     Tool { command: "tcpdump", package: "tcpdump" },
     Tool { command: "ethtool", package: "ethtool" },
+    Tool { command: "/usr/lib/cni/host-local", package: "containernetworking-plugins" },
 ];
 
 /// The distribution's compiler with `core` for BPF.

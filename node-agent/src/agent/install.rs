@@ -66,7 +66,7 @@ pub fn uninstall(paths: &Paths) -> Result<Vec<PathBuf>, InstallError> {
 
 fn conflist(run_dir: &Path) -> Value {
     json!({
-        "cniVersion": "1.0.0",
+        "cniVersion": "1.1.0",
         "name": "fairlead",
         "plugins": [{ "type": BINARY, "runDir": run_dir, "capabilities": { "portMappings": true } }],
     })

@@ -8,9 +8,10 @@ use super::flags::LogFormat;
 
 /// Sends logs to stderr from now on. `$RUST_LOG`, where it's set, beats the verbosity.
 pub fn start(verbosity: u8, format: LogFormat) {
+    // kube's client shouts about each try of a server that is away; the source tells it once.
     let default = match verbosity {
-        0 => "info,aya=error",
-        1 => "info,aya=error,node_agent=debug",
+        0 => "info,aya=error,kube_client=off",
+        1 => "info,aya=error,kube_client=off,node_agent=debug",
         _ => "debug,node_agent=trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));

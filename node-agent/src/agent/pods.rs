@@ -163,7 +163,10 @@ impl PodDatapath for KernelPods<'_> {
                 return Err(PodError::Missing(format!("the table entry of {ip} is gone")));
             }
         }
-        Ok(())
+        match self.tables.netns(pod.netns_cookie)? {
+            Some(entry) if entry == pod_netns(pod) => Ok(()),
+            _ => Err(PodError::Missing("the table entry of the pod's network namespace is gone".to_owned())),
+        }
     }
 }
 

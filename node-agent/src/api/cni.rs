@@ -17,6 +17,8 @@ use crate::cni::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum CniRequest {
+    /// What is known of this attachment?
+    Find(AttachmentId),
     /// Reserve addresses. Asked again for the same attachment, the same come.
     Add(Add),
     /// Connect the interface that was made with what [`CniRequest::Add`] reserved.
@@ -25,7 +27,7 @@ pub enum CniRequest {
     Attach(Box<Attachment>),
     /// Disconnect and free the addresses. What isn't known is done already.
     Del(AttachmentId),
-    /// Is this attachment as it should be?
+    /// Is this attachment as it should be? The answer is what it should be.
     Check {
         /// Which.
         id: AttachmentId,
@@ -40,7 +42,10 @@ pub enum CniRequest {
         valid: Vec<AttachmentId>,
     },
     /// Could an ADD succeed now?
-    Status,
+    Status {
+        /// Whether it would bring its addresses from an IPAM plugin.
+        delegated: bool,
+    },
 }
 
 /// A request for addresses.
@@ -54,14 +59,20 @@ pub struct Add {
     /// The cookie of the network namespace that the plugin runs in: it must be
     /// the agent's, or the interface would end on the wrong node.
     pub node_netns_cookie: u64,
+    /// The addresses that an IPAM plugin gave; empty: the Node's podCIDRs are to give some.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// What the agent answers to a [`CniRequest`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum CniReply {
+    /// To [`CniRequest::Find`] and [`CniRequest::Check`].
+    Attached(Option<Box<Attachment>>),
     /// To [`CniRequest::Add`].
     Reserved(Reservation),
+    /// To [`CniRequest::Gc`]: what was forgotten.
+    Collected(Vec<AttachmentId>),
     /// To everything else: done, or all is well.
     Done,
 }
@@ -70,7 +81,7 @@ pub enum CniReply {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Reservation {
-    /// The pod's addresses, at most one of each family, IPv4 first.
+    /// The pod's addresses, IPv4 first.
     pub addresses: Vec<IpAddr>,
     /// The name of the node's end.
     pub host_ifname: String,

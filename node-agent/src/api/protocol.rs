@@ -13,7 +13,7 @@ use super::{
 };
 
 /// The protocol's version; raised by every change that an older binary would misread.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The longest request that the agent reads, in bytes with its newline.
 pub const MAX_REQUEST: usize = 1 << 20;
@@ -190,8 +190,8 @@ mod tests {
             (older, "the client is older", "the agent is older"),
             ("{}", "not a message", "not a message"),
             ("", "not a message", "not a message"),
-            ("{\"version\":1,\"body\":{\"fly\":{}}}", "not a message", "not a message"),
-            ("{\"version\":1}", "not a message", "not a message"),
+            ("{\"version\":2,\"body\":{\"fly\":{}}}", "not a message", "not a message"),
+            ("{\"version\":2}", "not a message", "not a message"),
         ] {
             let message = decode_request(line.as_bytes()).unwrap_err().to_string();
             assert!(message.contains(by_agent), "{line}: {message}");

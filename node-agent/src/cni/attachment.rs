@@ -4,9 +4,15 @@
 //! [`AttachmentId`] alone, so a plugin without an agent and an agent without its
 //! memory still find the interface.
 
-use std::{fmt, hash::Hasher, net::IpAddr, path::PathBuf};
+use std::{
+    fmt,
+    hash::Hasher,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
 
 use fnv::FnvHasher;
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use super::mac::Mac;
@@ -43,8 +49,18 @@ pub struct Attachment {
     pub network: String,
     /// The Pod, if the runtime named it.
     pub pod: Option<PodName>,
-    /// Its addresses: at most one of each family, IPv4 first.
+    /// Its addresses, IPv4 first; at most one of each family unless an IPAM plugin gave more.
     pub addresses: Vec<IpAddr>,
+    /// What the IPAM plugin said beside the addresses, if they are from one.
+    #[serde(default)]
+    pub delegated: Option<Delegated>,
+    /// Ports of the node that are the pod's.
+    #[serde(default)]
+    pub host_ports: Vec<HostPort>,
+    /// When it was attached: milliseconds since 1970, and later than every other that
+    /// was there then. The agent decides; in a request it means nothing.
+    #[serde(default)]
+    pub since: i64,
     /// The name of the node's end of the veth pair.
     pub host_ifname: String,
     /// The index of the node's end; another after a reboot.
@@ -61,6 +77,72 @@ pub struct Attachment {
     /// force. The agent decides; in a request it means nothing.
     #[serde(default)]
     pub held: bool,
+}
+
+/// A port of the node that leads to one of the pod's: `portMappings` of CNI's conventions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostPort {
+    /// The address of the node at which it is; unspecified: all of that family; none: all.
+    pub ip: Option<IpAddr>,
+    /// The node's port, never 0.
+    pub port: u16,
+    /// The pod's port, never 0.
+    pub container_port: u16,
+    /// An IP protocol number: TCP, UDP or SCTP.
+    pub protocol: u8,
+}
+
+/// What an IPAM plugin said of an attachment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Delegated {
+    /// Where the pod is to have routes to; in a family of which there are none, the
+    /// default route is meant.
+    pub routes: Vec<IpNetwork>,
+    /// Its `dns` section.
+    pub dns: Dns,
+}
+
+/// A `dns` section: not ours to use, only to hand on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Dns {
+    /// Name servers' addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nameservers: Vec<String>,
+    /// The local domain.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub domain: String,
+    /// Search domains.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub search: Vec<String>,
+    /// Options for the resolver.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+}
+
+impl Attachment {
+    /// Where the pod has routes to, all by way of the node.
+    pub fn routes(&self) -> Vec<IpNetwork> {
+        let given = self.delegated.iter().flat_map(|delegated| &delegated.routes);
+        let is_ours = |network: &&IpNetwork| self.addresses.iter().any(|ip| ip.is_ipv6() == network.is_ipv6());
+        let mut routes: Vec<IpNetwork> = given.filter(is_ours).copied().collect();
+        for ipv6 in [false, true] {
+            let has_address = self.addresses.iter().any(|ip| ip.is_ipv6() == ipv6);
+            if has_address && !routes.iter().any(|route| route.is_ipv6() == ipv6) {
+                routes.push(default_network(ipv6));
+            }
+        }
+        routes
+    }
+}
+
+/// All addresses of a family.
+fn default_network(ipv6: bool) -> IpNetwork {
+    const V4: IpNetwork = IpNetwork::V4(ipnetwork::Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 0).expect("0 bits"));
+    const V6: IpNetwork = IpNetwork::V6(ipnetwork::Ipv6Network::new_checked(Ipv6Addr::UNSPECIFIED, 0).expect("0 bits"));
+    if ipv6 { V6 } else { V4 }
 }
 
 impl AttachmentId {

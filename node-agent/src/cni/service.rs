@@ -12,6 +12,7 @@ use std::{
 };
 
 use ipnetwork::IpNetwork;
+use jiff::Timestamp;
 use tracing::{info, warn};
 
 use super::{
@@ -166,12 +167,18 @@ impl CniService {
     ) -> Result<CniReply, Failure> {
         self.ipam.set_cidrs(node.pod_cidrs);
         match request {
+            CniRequest::Find(id) => return Ok(CniReply::Attached(self.attachments.get(&id).cloned().map(Box::new))),
             CniRequest::Add(add) => return self.add(add, node).map(CniReply::Reserved),
             CniRequest::Attach(attachment) => self.attach(*attachment, node, datapath).await?,
             CniRequest::Del(id) => self.del(&id, datapath).await?,
-            CniRequest::Check { id, addresses } => self.check(&id, &addresses, datapath).await?,
-            CniRequest::Gc { network, valid } => self.gc(&network, &valid, datapath).await?,
-            CniRequest::Status => self.status(node)?,
+            CniRequest::Check { id, addresses } => {
+                let attachment = self.check(&id, &addresses, datapath).await?;
+                return Ok(CniReply::Attached(Some(Box::new(attachment))));
+            }
+            CniRequest::Gc { network, valid } => {
+                return self.gc(&network, &valid, datapath).await.map(CniReply::Collected);
+            }
+            CniRequest::Status { delegated } => self.status(node, delegated)?,
         }
         Ok(CniReply::Done)
     }
@@ -203,12 +210,35 @@ impl CniService {
             return Ok(reservation(&add.id, &attachment.addresses, attachment.mtu, false));
         }
         if let Some(reserved) = self.reserved.get(&add.id) {
-            return Ok(reservation(&add.id, &reserved.addresses, node.mtu, false));
+            if add.addresses.is_empty() || add.addresses == reserved.addresses {
+                return Ok(reservation(&add.id, &reserved.addresses, node.mtu, false));
+            }
+            // An IPAM plugin has thought better of it since.
+            self.ipam.release(&reserved.addresses);
+            self.reserved.remove(&add.id);
         }
-        let addresses = self.allocate(node)?;
+        let addresses = match add.addresses.is_empty() {
+            true => self.allocate(node)?,
+            false => self.adopt(add.addresses)?,
+        };
         let answer = reservation(&add.id, &addresses, node.mtu, true);
         self.reserved.insert(add.id, Reserved { network: add.network, addresses });
         Ok(answer)
+    }
+
+    /// Marks what an IPAM plugin gave as in use.
+    fn adopt(&mut self, addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, Failure> {
+        loop {
+            let Err(error) = self.ipam.adopt(&addresses) else { return Ok(addresses) };
+            // One whose interface is gone has lost its address to this one, or the plugin wouldn't have given it.
+            let is_owner = |id: &&AttachmentId| {
+                self.attachments.get(*id).is_some_and(|a| a.addresses.iter().any(|ip| addresses.contains(ip)))
+            };
+            let Some(id) = self.gone.iter().find(is_owner).cloned() else {
+                return Err(Failure::new(FailureReason::Mismatch, format!("{error}, says the agent")));
+            };
+            self.forget(&id);
+        }
     }
 
     fn allocate(&mut self, node: &NodeView<'_>) -> Result<Vec<IpAddr>, Failure> {
@@ -236,6 +266,7 @@ impl CniService {
         let before = self.attachments.get(&id).cloned();
         self.claim(&attachment, before.as_ref())?;
         attachment.held = before.as_ref().is_none_or(|b| b.held) && is_held(&attachment, node);
+        attachment.since = before.as_ref().map_or_else(|| self.later_than_all(), |b| b.since);
         self.attachments.insert(id.clone(), attachment.clone());
         self.generation += 1;
         if let Err(e) = self.save() {
@@ -258,11 +289,18 @@ impl CniService {
         Ok(())
     }
 
+    fn later_than_all(&self) -> i64 {
+        let now = Timestamp::now().as_millisecond();
+        self.attachments.values().map(|a| a.since + 1).max().map_or(now, |next| next.max(now))
+    }
+
     /// Turns what was reserved into what is in use.
     fn claim(&mut self, attachment: &Attachment, before: Option<&Attachment>) -> Result<(), Failure> {
         let id = &attachment.id;
         let families: Vec<bool> = attachment.addresses.iter().map(IpAddr::is_ipv6).collect();
-        if !matches!(families[..], [_] | [false, true]) || attachment.host_ifname != id.host_ifname() {
+        let are_usual = matches!(families[..], [_] | [false, true]);
+        let are_delegated = attachment.delegated.is_some() && !families.is_empty() && families.is_sorted();
+        if !(are_usual || are_delegated) || attachment.host_ifname != id.host_ifname() {
             return Err(Failure::new(
                 FailureReason::BadRequest,
                 format!("{id} can't be attached with such addresses or names"),
@@ -301,14 +339,15 @@ impl CniService {
         id: &AttachmentId,
         addresses: &[IpAddr],
         datapath: &mut D,
-    ) -> Result<(), Failure> {
+    ) -> Result<Attachment, Failure> {
         let not_found = || Failure::new(FailureReason::NotFound, format!("the agent doesn't know {id}"));
         let attachment = self.attachments.get(id).ok_or_else(not_found)?;
         if let Some(missing) = attachment.addresses.iter().find(|ip| !addresses.contains(ip)) {
             let message = format!("{id} has the address {missing}, which prevResult doesn't have");
             return Err(Failure::new(FailureReason::Mismatch, message));
         }
-        datapath.check(attachment).await.map_err(|e| Failure::new(FailureReason::Mismatch, format!("{id}: {e}")))
+        let wrong = |e: D::Error| Failure::new(FailureReason::Mismatch, format!("{id}: {e}"));
+        datapath.check(attachment).await.map(|()| attachment.clone()).map_err(wrong)
     }
 
     async fn gc<D: PodDatapath>(
@@ -316,19 +355,22 @@ impl CniService {
         network: &str,
         valid: &[AttachmentId],
         datapath: &mut D,
-    ) -> Result<(), Failure> {
+    ) -> Result<Vec<AttachmentId>, Failure> {
         let attached = self.attachments.values().filter(|a| a.network == network).map(|a| &a.id);
         let reserved = self.reserved.iter().filter(|(_, r)| r.network == network).map(|(id, _)| id);
         let stale: Vec<AttachmentId> = attached.chain(reserved).filter(|id| !valid.contains(id)).cloned().collect();
         let mut result = Ok(());
-        for id in stale {
+        for id in &stale {
             info!(attachment = %id, "collecting an attachment that the runtime no longer knows");
-            result = result.and(self.del(&id, datapath).await);
+            result = result.and(self.del(id, datapath).await);
         }
-        result
+        result.map(|()| stale)
     }
 
-    fn status(&self, node: &NodeView<'_>) -> Result<(), Failure> {
+    fn status(&self, node: &NodeView<'_>, delegated: bool) -> Result<(), Failure> {
+        if delegated {
+            return Ok(());
+        }
         match self.ipam.peek() {
             Ok(_) => Ok(()),
             Err(IpamError::Exhausted { .. }) if !self.gone.is_empty() => Ok(()),

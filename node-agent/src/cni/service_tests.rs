@@ -95,7 +95,11 @@ impl Node {
     }
 
     fn reserve(&mut self, container: &str) -> Result<Reservation, Failure> {
-        let add = Add { id: id(container), network: "net".to_owned(), node_netns_cookie: 1 };
+        self.reserve_delegated(container, vec![])
+    }
+
+    fn reserve_delegated(&mut self, container: &str, addresses: Vec<IpAddr>) -> Result<Reservation, Failure> {
+        let add = Add { id: id(container), network: "net".to_owned(), node_netns_cookie: 1, addresses };
         match self.handle(CniRequest::Add(add))? {
             CniReply::Reserved(reservation) => Ok(reservation),
             other => panic!("unexpected {other:?}"),
@@ -129,6 +133,9 @@ fn attachment(container: &str, pod: Option<&str>, addresses: Vec<IpAddr>) -> Att
         network: "net".to_owned(),
         pod: pod.map(|name| crate::cni::attachment::PodName { namespace: "default".to_owned(), name: name.to_owned() }),
         addresses,
+        delegated: None,
+        host_ports: vec![],
+        since: 0,
         host_ifname: id.host_ifname(),
         host_ifindex: 7,
         pod_mac: id.pod_mac(),
@@ -166,9 +173,9 @@ fn a_reservation_is_kept_and_taken_back() {
     let failure = node.reserve("b").unwrap_err();
     assert_eq!(failure.reason, FailureReason::PoolExhausted);
     assert!(failure.message.contains("10.0.0.0/30") && failure.message.contains("worker-1"), "{failure}");
-    assert_eq!(reason(node.handle(CniRequest::Status)), FailureReason::PoolExhausted);
+    assert_eq!(reason(node.handle(CniRequest::Status { delegated: false })), FailureReason::PoolExhausted);
     node.del("a").unwrap();
-    node.handle(CniRequest::Status).unwrap();
+    node.handle(CniRequest::Status { delegated: false }).unwrap();
     assert_eq!(node.attach("b", None).unwrap(), "10.0.0.2");
 }
 
@@ -179,7 +186,7 @@ fn a_node_without_cidrs_is_named() {
     let failure = node.reserve("a").unwrap_err();
     assert_eq!(failure.reason, FailureReason::TryAgain);
     assert!(failure.message.contains("Node worker-1"), "{failure}");
-    assert_eq!(reason(node.handle(CniRequest::Status)), FailureReason::TryAgain);
+    assert_eq!(reason(node.handle(CniRequest::Status { delegated: false })), FailureReason::TryAgain);
 }
 
 #[test]
@@ -249,7 +256,7 @@ fn interfaces_that_are_gone_give_way_when_addresses_run_out() {
     node.restart();
     assert_eq!(node.attach("d", None).unwrap(), "10.0.0.5");
     assert_eq!(node.attach("e", None).unwrap(), "10.0.0.6");
-    node.handle(CniRequest::Status).unwrap();
+    node.handle(CniRequest::Status { delegated: false }).unwrap();
     assert_eq!(node.attach("f", None).unwrap(), "10.0.0.2", "a's");
     assert_eq!(node.attach("b", None).unwrap(), "10.0.0.3", "b has come back and keeps its own");
     assert_eq!(reason(node.reserve("g")), FailureReason::PoolExhausted);
@@ -273,7 +280,7 @@ fn check_compares_with_what_is_known() {
     let mut check = |container: &str, addresses: &[IpAddr]| {
         node.handle(CniRequest::Check { id: id(container), addresses: addresses.to_vec() })
     };
-    check("a", &[ip]).unwrap();
+    assert!(matches!(check("a", &[ip]), Ok(CniReply::Attached(Some(it))) if it.addresses == [ip]));
     check("a", &["fd00::9".parse().unwrap(), ip]).unwrap();
     assert_eq!(reason(check("a", &[])), FailureReason::Mismatch);
     assert_eq!(reason(check("b", &[ip])), FailureReason::NotFound);
@@ -299,7 +306,7 @@ fn gc_collects_only_its_own_network() {
 #[test]
 fn a_plugin_in_another_namespace_is_refused() {
     let mut node = Node::new("10.0.0.0/24");
-    let add = Add { id: id("a"), network: "net".to_owned(), node_netns_cookie: 9 };
+    let add = Add { id: id("a"), network: "net".to_owned(), node_netns_cookie: 9, addresses: vec![] };
     assert_eq!(reason(node.handle(CniRequest::Add(add))), FailureReason::BadRequest);
 }
 
@@ -311,4 +318,50 @@ fn one_address_for_two_in_the_file_is_damage() {
         State { attachments: vec![attachment("a", None, ips.clone()), attachment("b", None, ips)], ..State::default() };
     Store::new(node.run_dir.path()).save(&state).unwrap();
     assert!(matches!(CniService::load(node.run_dir.path()), Err(StoreError::Damaged { .. })));
+}
+
+#[test]
+fn addresses_of_an_ipam_plugin_are_nobody_elses() {
+    let mut node = Node::new("10.0.0.0/24");
+    let ips = |list: &[&str]| -> Vec<IpAddr> { list.iter().map(|ip| ip.parse().unwrap()).collect() };
+    let many = ips(&["10.0.0.2", "10.5.0.9", "fd00::9"]);
+    assert!(node.reserve_delegated("a", many.clone()).unwrap().new);
+    assert!(!node.reserve_delegated("a", many.clone()).unwrap().new);
+    assert_eq!(reason(node.reserve_delegated("b", ips(&["10.5.0.9"]))), FailureReason::Mismatch);
+    assert_eq!(node.attach("b", None).unwrap(), "10.0.0.3", "the Node's own pool leaves them alone");
+    let several = attachment("a", None, many.clone());
+    assert_eq!(reason(node.handle(CniRequest::Attach(Box::new(several.clone())))), FailureReason::BadRequest);
+    let delegated = Attachment { delegated: Some(Default::default()), ..several };
+    node.handle(CniRequest::Attach(Box::new(delegated))).unwrap();
+    let found = node.handle(CniRequest::Find(id("a"))).unwrap();
+    assert!(matches!(found, CniReply::Attached(Some(it)) if it.addresses == many && it.delegated.is_some()));
+    assert_eq!(node.handle(CniRequest::Find(id("c"))).unwrap(), CniReply::Attached(None));
+
+    // A reservation of an ADD that failed is replaced by what the plugin gives now.
+    node.reserve_delegated("c", ips(&["10.5.0.10"])).unwrap();
+    assert!(node.reserve_delegated("c", ips(&["10.5.0.11"])).unwrap().new);
+    node.reserve_delegated("d", ips(&["10.5.0.10"])).unwrap();
+
+    // After a reboot the plugin starts afresh, and a pod that is gone gives way.
+    node.datapath.gone.insert(id("a"));
+    node.restart();
+    node.reserve_delegated("e", ips(&["10.5.0.9"])).unwrap();
+    assert_eq!(node.handle(CniRequest::Find(id("a"))).unwrap(), CniReply::Attached(None));
+    node.pod_cidrs.clear();
+    assert_eq!(reason(node.handle(CniRequest::Status { delegated: false })), FailureReason::TryAgain);
+    node.handle(CniRequest::Status { delegated: true }).unwrap();
+}
+
+#[test]
+fn attachments_are_told_apart_by_when_they_came() {
+    let mut node = Node::new("10.0.0.0/24");
+    for container in ["c", "a", "b"] {
+        node.attach(container, None).unwrap();
+    }
+    node.restart();
+    node.attach("a", None).unwrap();
+    let mut by_age: Vec<_> = node.service.attachments().collect();
+    by_age.sort_by_key(|attachment| attachment.since);
+    let order: Vec<_> = by_age.iter().map(|attachment| &*attachment.id.container_id).collect();
+    assert_eq!(order, ["c", "a", "b"]);
 }

@@ -136,7 +136,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cni::attachment::AttachmentId;
+    use crate::cni::attachment::{AttachmentId, Delegated, Dns, HostPort};
 
     fn state() -> State {
         let id = AttachmentId { container_id: "c".to_owned(), ifname: "eth0".to_owned() };
@@ -144,6 +144,9 @@ mod tests {
             network: "net".to_owned(),
             pod: None,
             addresses: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+            delegated: Some(Delegated { routes: vec!["10.0.0.0/8".parse().unwrap()], dns: Dns::default() }),
+            host_ports: vec![HostPort { ip: None, port: 80, container_port: 8080, protocol: 6 }],
+            since: 1,
             host_ifname: id.host_ifname(),
             host_ifindex: 7,
             pod_mac: id.pod_mac(),

@@ -56,6 +56,11 @@ impl PodTables {
         self.by_netns.set(&cookie, value)
     }
 
+    /// The addresses of the pod in a namespace.
+    pub fn netns(&self, cookie: u64) -> Result<Option<PodNetns>, MapError> {
+        self.by_netns.get(&cookie)
+    }
+
     /// Forgets a namespace.
     pub fn remove_netns(&self, cookie: u64) -> Result<bool, MapError> {
         self.by_netns.remove(&cookie)

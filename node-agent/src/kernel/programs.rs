@@ -14,6 +14,7 @@ use std::{
 
 use aya::{EbpfError, EbpfLoader, programs::ProgramError};
 use datapath::abi::LAYOUT;
+use tracing::debug;
 
 use super::{
     bpffs::{Bpffs, BpffsError, remove_pins},
@@ -36,7 +37,10 @@ pub enum LoadError {
     #[error("cannot load the eBPF object: {0}")]
     Object(#[source] Box<EbpfError>),
     /// A program was refused.
-    #[error("the kernel refuses eBPF program {name}: {source}; this kernel is {kernel}, {NEEDED} is needed")]
+    #[error(
+        "the kernel refuses eBPF program {name}: {}; this kernel is {kernel}, {NEEDED} is needed",
+        summary(&source.to_string())
+    )]
     Program {
         /// The program's name.
         name: &'static str,
@@ -266,7 +270,19 @@ fn refused(name: Program, source: ProgramError) -> LoadError {
     if denied(&source) {
         return LoadError::Permission;
     }
+    debug!(program = name.name(), "{source}");
     LoadError::Program { name: name.name(), source: Box::new(source), kernel: kernel_release() }
+}
+
+/// The end of what the verifier said, in one line: the thousands before it say how it came there.
+fn summary(text: &str) -> String {
+    const LINES: usize = 3;
+    let statistics = ["verification time", "stack depth", "processed"];
+    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let said = lines.iter().rposition(|line| statistics.iter().any(|begin| line.starts_with(begin)));
+    let telling = |line: &&&str| !statistics.iter().any(|begin| line.starts_with(begin));
+    let end: Vec<_> = lines[..said.unwrap_or(lines.len())].iter().rev().filter(telling).take(LINES).copied().collect();
+    end.into_iter().rev().collect::<Vec<_>>().join("; ")
 }
 
 /// Whether the kernel said EPERM somewhere down the chain of causes.
@@ -279,4 +295,19 @@ fn denied(error: &(dyn std::error::Error + 'static)) -> bool {
 /// `uname -r`.
 pub fn kernel_release() -> String {
     nix::sys::utsname::uname().map_or_else(|_| "unknown".into(), |name| name.release().to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_in_one_line() {
+        let log = "the BPF_PROG_LOAD syscall failed. Verifier output: func#0 @0\n0: (bf) r6 = r1\n2401: (16) if w9 == 0x0\n\
+                   2402: (05) goto pc+75\n2478: (67) r7 <<= 32\nR7 !read_ok\nverification time 173935 usec\n\
+                   stack depth 104+88\nprocessed 30663 insns (limit 1000000)\n: Permission denied (os error 13)";
+        assert_eq!(summary(log), "2402: (05) goto pc+75; 2478: (67) r7 <<= 32; R7 !read_ok");
+        assert_eq!(summary("Invalid argument (os error 22)"), "Invalid argument (os error 22)");
+        assert_eq!(summary(""), "");
+    }
 }

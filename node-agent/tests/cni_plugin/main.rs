@@ -37,7 +37,7 @@ fn code<T>(result: Result<T, (u64, String)>) -> u64 {
 }
 
 fn ours(code: Code) -> u64 {
-    u64::from(code as u32)
+    u64::from(code.number())
 }
 
 fn pod_link(pod: &Namespace) -> Option<Link> {

@@ -1,19 +1,10 @@
 //! The agent's own histogram of how long changes take, read from `/metrics`.
 
-use std::{
-    fs::File,
-    io::{Read, Write},
-    net::{Ipv4Addr, TcpStream},
-    thread,
-};
+use anyhow::{Context, Result};
 
-use anyhow::{Context, Result, anyhow};
-use nix::sched::{CloneFlags, setns};
-
+use super::metrics;
 use crate::sandbox::Namespace;
 
-/// Where the agent serves metrics by default.
-const PORT: u16 = 10249;
 /// The histogram of the time to put changes in force.
 const NAME: &str = "kubeproxy_sync_proxy_rules_duration_seconds_bucket";
 
@@ -27,17 +18,7 @@ impl Histogram {
     /// # Errors
     /// Nobody answers, or the answer has no such histogram.
     pub fn fetch(node: &Namespace) -> Result<Self> {
-        let netns = File::open(node.path())?;
-        // A thread of its own: it can't come back from the namespace.
-        let fetched = thread::spawn(move || -> Result<String> {
-            setns(netns, CloneFlags::CLONE_NEWNET).context("can't enter the node's network namespace")?;
-            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT)).context("nobody serves metrics")?;
-            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        });
-        let text = fetched.join().map_err(|_| anyhow!("reading metrics panicked"))??;
+        let text = metrics::fetch(node)?;
         Self::parse(&text).with_context(|| format!("the agent's metrics have no {NAME}"))
     }
 

@@ -12,6 +12,7 @@ pub mod figure;
 pub mod histogram;
 pub mod kube_proxy;
 pub mod load;
+pub mod metrics;
 pub mod report;
 pub mod routed_node;
 pub mod stages;

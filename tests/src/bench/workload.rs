@@ -20,6 +20,8 @@ pub const ENDPOINTS: usize = 5;
 pub const STREAM_PORT: u16 = 5201;
 /// How many Services there are where their number matters.
 pub const SERVICES_AT_SCALE: usize = 10_000;
+/// The node that every endpoint is on.
+pub const NODE: &str = "node";
 /// Services that real pods stand behind, if there are so many.
 const MEASURED: usize = 10;
 /// Files in one folder.
@@ -102,7 +104,7 @@ impl Workload {
         ports.extend(udp.then(|| port("udp", "UDP")));
         let endpoints: Vec<Value> = endpoints
             .iter()
-            .map(|address| json!({"addresses": [address], "conditions": {"ready": true}, "nodeName": "node"}))
+            .map(|address| json!({"addresses": [address], "conditions": {"ready": true}, "nodeName": NODE}))
             .collect();
         let ip = IpAddr::from(cluster_ip(index));
         json!({"apiVersion": "v1", "kind": "List", "items": [

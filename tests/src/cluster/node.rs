@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -136,6 +137,20 @@ impl Node {
     /// The agent's `--cni-bin-dir`.
     pub fn cni_bin_dir(&self) -> PathBuf {
         self.inner.directory.join("cni-bin")
+    }
+
+    /// Puts a plugin of Debian's containernetworking-plugins beside ours.
+    ///
+    /// # Panics
+    /// If it isn't there: `cargo xtask setup` installs it.
+    #[track_caller]
+    pub fn add_plugin(&self, name: &str) {
+        let plugin = Path::new("/usr/lib/cni").join(name);
+        assert!(plugin.is_file(), "{} is missing: `cargo xtask setup` installs it", plugin.display());
+        let place = self.cni_bin_dir().join(name);
+        if !place.exists() {
+            symlink(&plugin, &place).unwrap_or_else(|error| panic!("{}: {error}", place.display()));
+        }
     }
 
     /// Where the agent's stderr goes.

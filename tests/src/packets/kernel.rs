@@ -19,7 +19,7 @@ use aya::{
 use datapath::{
     abi::{
         AffinityKey, AffinityValue, Backend, DropReason, FlowKey, FlowValue, FragmentKey, FragmentValue, GATEWAY_MAC,
-        NetworkValue, PodValue,
+        PodValue,
     },
     memory::MemoryTables,
     paths::Verdict,

@@ -54,6 +54,12 @@ impl Command {
     }
 }
 
+/// Where plugins lie: `CNI_PATH`, in its order.
+pub fn plugin_directories(variables: Variables<'_>) -> Vec<PathBuf> {
+    let path = variables("CNI_PATH").unwrap_or_default();
+    path.split(':').filter(|directory| !directory.is_empty()).map(PathBuf::from).collect()
+}
+
 impl Container {
     /// What the variables say.
     pub fn parse(command: Command, variables: Variables<'_>) -> Result<Self, CniError> {

@@ -10,38 +10,63 @@ use crate::{
 
 /// The specification's codes, and from 100 on ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
 pub enum Code {
+    /// Not ours: an IPAM plugin failed with it.
+    OfPlugin(u32),
     /// The configuration is of a version that the plugin doesn't speak.
-    IncompatibleVersion = 1,
+    IncompatibleVersion,
     /// The configuration has a field that the plugin can't honour.
-    UnsupportedField = 2,
+    UnsupportedField,
     /// The container isn't known; nothing has to be cleaned up.
-    UnknownContainer = 3,
+    UnknownContainer,
     /// A `CNI_` variable is missing or invalid.
-    InvalidEnvironment = 4,
+    InvalidEnvironment,
     /// Reading or writing failed.
-    Io = 5,
+    Io,
     /// The configuration is not JSON.
-    Decode = 6,
+    Decode,
     /// The configuration makes no sense.
-    InvalidConfig = 7,
+    InvalidConfig,
     /// It will work later.
-    TryAgain = 11,
+    TryAgain,
     /// STATUS: an ADD would fail.
-    NotReady = 50,
+    NotReady,
     /// No address is left.
-    PoolExhausted = 100,
+    PoolExhausted,
     /// The pod has an interface of that name that isn't ours.
-    InterfaceExists = 101,
+    InterfaceExists,
     /// The kernel refused.
-    Kernel = 102,
+    Kernel,
     /// The agent can't save which pod has which address.
-    Storage = 103,
+    Storage,
     /// CHECK: the interface isn't as it should be.
-    Mismatch = 104,
+    Mismatch,
     /// Plugin and agent don't understand each other.
-    Protocol = 105,
+    Protocol,
+}
+
+impl Code {
+    /// The number that the runtime is told.
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::OfPlugin(number) => number,
+            Self::IncompatibleVersion => 1,
+            Self::UnsupportedField => 2,
+            Self::UnknownContainer => 3,
+            Self::InvalidEnvironment => 4,
+            Self::Io => 5,
+            Self::Decode => 6,
+            Self::InvalidConfig => 7,
+            Self::TryAgain => 11,
+            Self::NotReady => 50,
+            Self::PoolExhausted => 100,
+            Self::InterfaceExists => 101,
+            Self::Kernel => 102,
+            Self::Storage => 103,
+            Self::Mismatch => 104,
+            Self::Protocol => 105,
+        }
+    }
 }
 
 /// Why a command failed.
@@ -62,7 +87,7 @@ impl CniError {
 
     /// The error object.
     pub fn to_json(&self, version: CniVersion) -> Value {
-        json!({ "cniVersion": version.as_str(), "code": self.code as u32, "msg": self.message })
+        json!({ "cniVersion": version.as_str(), "code": self.code.number(), "msg": self.message })
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Interface<'a> {
     pub ifname: &'a str,
     /// The names and addresses.
     pub reservation: &'a Reservation,
+    /// Where the pod has routes to.
+    pub routes: &'a [IpNetwork],
 }
 
 /// The node's end after [`Interface::make`].
@@ -101,9 +103,9 @@ impl Interface<'_> {
             for ip in addresses {
                 netlink.add_address(ifindex, *ip, IpNetwork::from(*ip).prefix()).await?;
                 netlink.set_neighbour(&gateway_neighbour(ifindex, ip.is_ipv6())).await?;
-                for route in routes(ifindex, ip.is_ipv6()) {
-                    netlink.set_route(&route).await?;
-                }
+            }
+            for route in self.routes(ifindex) {
+                netlink.set_route(&route).await?;
             }
             Ok(())
         })
@@ -129,11 +131,18 @@ impl Interface<'_> {
 
     /// Fails, saying what is wrong, unless both ends are as [`Interface::make`]
     /// and [`Interface::configure`] left them.
-    pub fn check(&self) -> Result<(), CniError> {
+    ///
+    /// `mtus`: those of the node's end and of the pod's.
+    pub fn check(&self, mtus: [u32; 2]) -> Result<(), CniError> {
         let wrong = |what: String| Err(CniError::new(Code::Mismatch, what));
+        let has_mtu = |link: &Link, mtu: u32| match link.mtu {
+            found if found == mtu => Ok(()),
+            found => wrong(format!("the MTU of {} is {found} instead of {mtu}", link.name)),
+        };
         let host_name = &self.reservation.host_ifname;
         let host = within(self.node, async |netlink| Ok(netlink.link(host_name).await?))?;
         let Some(host) = host else { return wrong(format!("interface {host_name} of the node is gone")) };
+        has_mtu(&host, mtus[0])?;
         within(self.pod, async |netlink| {
             let name = self.ifname;
             let pod = self.pod_end(&netlink).await?;
@@ -143,6 +152,7 @@ impl Interface<'_> {
             if !pod.up {
                 return wrong(format!("{name} is down"));
             }
+            has_mtu(&pod, mtus[1])?;
             let addresses = netlink.addresses().await?;
             let neighbours = netlink.permanent_neighbours().await?;
             let through = netlink.routes_through(pod.index).await?;
@@ -154,14 +164,24 @@ impl Interface<'_> {
                 if !neighbours.contains(&gateway_neighbour(pod.index, ip.is_ipv6())) {
                     return wrong(format!("{name} has lost its neighbour entry for {}", gateway(ip.is_ipv6())));
                 }
-                for route in routes(pod.index, ip.is_ipv6()) {
-                    if !through.contains(&route) {
-                        return wrong(format!("{name} has lost its route to {}", route.destination));
-                    }
-                }
+            }
+            if let Some(route) = self.routes(pod.index).iter().find(|route| !through.contains(route)) {
+                return wrong(format!("{name} has lost its route to {}", route.destination));
             }
             Ok(())
         })
+    }
+
+    /// The routes by way of the node, preceded for IPv4 by one to its gateway; IPv6
+    /// needs none to a link-local address.
+    fn routes(&self, ifindex: u32) -> Vec<Route> {
+        let through_node = |network: &IpNetwork| {
+            let gateway = gateway(network.is_ipv6());
+            Route { destination: *network, ifindex, gateway: Some(gateway), source: None }
+        };
+        let needs_gateway = self.routes.iter().any(IpNetwork::is_ipv4);
+        let to_gateway = needs_gateway.then(|| Route::to_host(gateway(false), ifindex));
+        to_gateway.into_iter().chain(self.routes.iter().map(through_node)).collect()
     }
 
     async fn pod_end(&self, netlink: &Netlink) -> Result<Link, CniError> {
@@ -191,13 +211,6 @@ pub fn delete(node: &Netns, host_ifname: &str) -> Result<(), CniError> {
 
 fn gateway_neighbour(ifindex: u32, ipv6: bool) -> Neighbour {
     Neighbour { ifindex, ip: gateway(ipv6), mac: GATEWAY_MAC }
-}
-
-/// The default route, preceded for IPv4 by one to its gateway; IPv6 needs none to
-/// a link-local address.
-fn routes(ifindex: u32, ipv6: bool) -> Vec<Route> {
-    let default = Route::default_via(gateway(ipv6), ifindex);
-    if ipv6 { vec![default] } else { vec![Route::to_host(gateway(false), ifindex), default] }
 }
 
 /// Does netlink's work in a namespace.

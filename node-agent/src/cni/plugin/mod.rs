@@ -10,6 +10,7 @@ mod config;
 mod environment;
 mod error;
 mod interface;
+mod ipam;
 mod result;
 mod version;
 
@@ -26,6 +27,7 @@ pub use error::{CniError, Code};
 pub use version::CniVersion;
 
 use environment::Container;
+use ipam::IpamPlugin;
 
 /// The largest configuration that is read, in bytes.
 const MAX_CONFIG: u64 = 4 << 20;
@@ -78,12 +80,13 @@ fn execute(variables: Variables<'_>, input: &[u8]) -> Result<Option<Value>, CniE
         let message = format!("cniVersion {} does not have the command; it came with {since}", config.version);
         return Err(CniError::new(Code::IncompatibleVersion, message));
     }
+    let ipam = IpamPlugin::find(&config, variables);
     match (command, container) {
-        (Command::Add, Some(container)) => commands::add(&config, &container).map(Some),
-        (Command::Del, Some(container)) => commands::del(&config, &container).map(|()| None),
-        (Command::Check, Some(container)) => commands::check(&config, &container).map(|()| None),
-        (Command::Gc, _) => commands::gc(&config).map(|()| None),
-        _ => commands::status(&config).map(|()| None),
+        (Command::Add, Some(container)) => commands::add(&config, &container, ipam?.as_ref()).map(Some),
+        (Command::Del, Some(container)) => commands::del(&config, &container, ipam?.as_ref()).map(|()| None),
+        (Command::Check, Some(container)) => commands::check(&config, &container, ipam?.as_ref()).map(|()| None),
+        (Command::Gc, _) => commands::gc(&config, ipam?.as_ref()).map(|()| None),
+        _ => commands::status(&config, ipam).map(|()| None),
     }
 }
 

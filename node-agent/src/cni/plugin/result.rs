@@ -5,8 +5,11 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use serde_json::{Map, Value, json};
 
-use super::{config::Dns, interface::gateway, version::CniVersion};
-use crate::cni::{attachment::Attachment, mac::Mac};
+use super::{interface::gateway, version::CniVersion};
+use crate::cni::{
+    attachment::{Attachment, Dns},
+    mac::Mac,
+};
 
 /// What ADD made.
 #[derive(Clone, Debug)]
@@ -15,7 +18,7 @@ pub struct AddResult {
     pub attachment: Attachment,
     /// The MAC address of the node's end.
     pub host_mac: Mac,
-    /// From the configuration.
+    /// What to hand on.
     pub dns: Dns,
 }
 
@@ -33,16 +36,18 @@ impl AddResult {
 
     /// Up to 0.2.0: one section for each family.
     fn by_family(&self) -> Map<String, Value> {
+        let routes = self.attachment.routes();
         let section = |ip: &IpAddr| {
             let name = if ip.is_ipv4() { "ip4" } else { "ip6" };
             let value = json!({
                 "ip": IpNetwork::from(*ip),
                 "gateway": gateway(ip.is_ipv6()),
-                "routes": [default_route(ip.is_ipv6())],
+                "routes": routes.iter().filter(|r| r.is_ipv6() == ip.is_ipv6()).map(route).collect::<Vec<_>>(),
             });
             (name.to_owned(), value)
         };
-        self.attachment.addresses.iter().map(section).collect()
+        // Later ones would take the place of earlier ones: the first of each family counts.
+        self.attachment.addresses.iter().rev().map(section).collect()
     }
 
     /// From 0.3.0 on: interfaces, and addresses that refer to them.
@@ -63,7 +68,7 @@ impl AddResult {
             value
         };
         let ips: Vec<Value> = attachment.addresses.iter().map(address).collect();
-        let routes: Vec<Value> = attachment.addresses.iter().map(|ip| default_route(ip.is_ipv6())).collect();
+        let routes: Vec<Value> = attachment.routes().iter().map(route).collect();
         [("interfaces", json!([host, pod])), ("ips", json!(ips)), ("routes", json!(routes))]
             .map(|(key, value)| (key.to_owned(), value))
             .into_iter()
@@ -71,8 +76,8 @@ impl AddResult {
     }
 }
 
-fn default_route(ipv6: bool) -> Value {
-    json!({ "dst": if ipv6 { "::/0" } else { "0.0.0.0/0" }, "gw": gateway(ipv6) })
+fn route(network: &IpNetwork) -> Value {
+    json!({ "dst": network, "gw": gateway(network.is_ipv6()) })
 }
 
 #[cfg(test)]
@@ -86,6 +91,9 @@ mod tests {
             network: "net".to_owned(),
             pod: None,
             addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
+            delegated: None,
+            host_ports: vec![],
+            since: 0,
             host_ifname: "fl0".to_owned(),
             host_ifindex: 7,
             pod_mac: Mac([2, 0, 0, 0, 0, 9]),

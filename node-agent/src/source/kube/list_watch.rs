@@ -12,7 +12,7 @@
 //! foreign object dropped here still moves the version on, dropped by the server it
 //! wouldn't, and who waits for it in `status` would wait for the next bookmark.
 
-use std::{collections::BTreeSet, marker::PhantomData, mem, time::Duration};
+use std::{collections::BTreeSet, marker::PhantomData, mem, sync::Arc, time::Duration};
 
 use backon::ExponentialBuilder;
 use futures::StreamExt;
@@ -24,7 +24,7 @@ use kube::{
 };
 use serde::{Deserialize, Deserializer};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, sleep, timeout},
 };
 use tracing::{debug, info, warn};
@@ -56,6 +56,19 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// How often to look whether a kind that the server doesn't know has come.
 const UNKNOWN_KIND: Duration = Duration::from_secs(60);
 
+/// Tells every kind that the API server answered one of them after it hadn't: those that
+/// wait before their next try need wait no longer. Each would else come back in its own
+/// time, endpoints perhaps a minute after the rest. Other nodes' waits stay as they are,
+/// which is what spares the server.
+#[derive(Clone, Debug)]
+pub(super) struct Recovery(Arc<watch::Sender<()>>);
+
+impl Recovery {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(watch::channel(()).0))
+    }
+}
+
 /// Whoever the changes were for is gone.
 struct Closed;
 
@@ -75,6 +88,9 @@ pub(super) struct ListWatch<K> {
     sender: mpsc::Sender<ChangeBatch>,
     interner: Interner,
     backoff: ExponentialBackoff,
+    recovery: Recovery,
+    /// Sees each recovery once, also one that came while a request was on its way.
+    recovered: watch::Receiver<()>,
     /// Whether the server may not know the kind; there are no objects of it then.
     may_be_unknown: bool,
     failing: bool,
@@ -85,7 +101,7 @@ pub(super) struct ListWatch<K> {
 
 impl<K: Trim> ListWatch<K> {
     /// Of all namespaces.
-    pub(super) fn new(client: Client, sender: mpsc::Sender<ChangeBatch>) -> Self {
+    pub(super) fn new(client: Client, sender: mpsc::Sender<ChangeBatch>, recovery: Recovery) -> Self {
         Self {
             client,
             sender,
@@ -96,6 +112,8 @@ impl<K: Trim> ListWatch<K> {
                 .without_max_times()
                 .with_jitter()
                 .into(),
+            recovered: recovery.0.subscribe(),
+            recovery,
             may_be_unknown: false,
             failing: false,
             bad: BTreeSet::new(),
@@ -128,7 +146,7 @@ impl<K: Trim> ListWatch<K> {
                     self.works(ChangeBatch { changes: nothing, problems, ..ChangeBatch::default() }).await?;
                     sleep(UNKNOWN_KIND).await;
                 }
-                Err(error) => self.failed(format!("can't list: {}", chain(&error))).await?,
+                Err(error) => self.failed(format!("can't list: {}", reason(&error))).await?,
             }
         }
     }
@@ -265,6 +283,9 @@ impl<K: Trim> ListWatch<K> {
         if mem::take(&mut self.failing) {
             info!(kind = %K::BECOMES, "the API server answers again");
             batch.problems.push(solved(Self::subject()));
+            self.recovery.0.send_replace(());
+            // Not news to itself.
+            self.recovered.mark_unchanged();
         }
         self.send(batch).await
     }
@@ -284,7 +305,8 @@ impl<K: Trim> ListWatch<K> {
 
     async fn wait(&mut self) {
         if let Some(delay) = self.backoff.next() {
-            sleep(delay).await;
+            // Its own sender lives as long as it does, so no error ends the wait.
+            let _ = timeout(delay, self.recovered.changed()).await;
         }
     }
 
@@ -321,7 +343,15 @@ fn ended(error: &Error, what: &str) -> Ended {
         Error::Api(status) if matches!(status.code, 404 | 410) => Ended::Gone,
         // An event that can't be read would come again; a list leads past it.
         Error::SerdeError(_) => Ended::Gone,
-        error => Ended::Failed(format!("{what}: {}", chain(error))),
+        error => Ended::Failed(format!("{what}: {}", reason(error))),
+    }
+}
+
+/// An error in one line; of what the server says, what people are to read.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Api(status) if !status.message.is_empty() => format!("{} ({})", status.message, status.code),
+        error => chain(error),
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{Message, Outlet, SourceError};
 use crate::model::{change::ChangeBatch, objects::Kind};
-use list_watch::ListWatch;
+use list_watch::{ListWatch, Recovery};
 
 /// The most messages of the watches that are gathered into one batch.
 const GATHER: usize = 512;
@@ -32,23 +32,29 @@ pub(super) async fn start(kubeconfig: Option<&Path>, outlet: Outlet) -> Result<(
     config.default_retry = false;
     let client = Client::try_from(config).map_err(|error| SourceError::Client(chain(&error)))?;
     let (sender, inbox) = mpsc::channel(GATHER);
+    let recovery = Recovery::new();
     let mut watches = JoinSet::new();
     for kind in Kind::ALL {
-        watch(kind, &client, &sender, &mut watches);
+        watch(kind, (client.clone(), sender.clone(), recovery.clone()), &mut watches);
     }
     tokio::spawn(gather(watches, inbox, outlet));
     Ok(())
 }
 
-fn watch(kind: Kind, client: &Client, sender: &mpsc::Sender<ChangeBatch>, watches: &mut JoinSet<()>) {
-    let (client, sender) = (client.clone(), sender.clone());
+fn watch(
+    kind: Kind,
+    (client, sender, recovery): (Client, mpsc::Sender<ChangeBatch>, Recovery),
+    watches: &mut JoinSet<()>,
+) {
     match kind {
-        Kind::Service => watches.spawn(ListWatch::<core::Service>::new(client, sender).run()),
-        Kind::EndpointSlice => watches.spawn(ListWatch::<discovery::EndpointSlice>::new(client, sender).run()),
-        Kind::Pod => watches.spawn(ListWatch::<core::Pod>::new(client, sender).run()),
-        Kind::Node => watches.spawn(ListWatch::<core::Node>::new(client, sender).run()),
+        Kind::Service => watches.spawn(ListWatch::<core::Service>::new(client, sender, recovery).run()),
+        Kind::EndpointSlice => {
+            watches.spawn(ListWatch::<discovery::EndpointSlice>::new(client, sender, recovery).run())
+        }
+        Kind::Pod => watches.spawn(ListWatch::<core::Pod>::new(client, sender, recovery).run()),
+        Kind::Node => watches.spawn(ListWatch::<core::Node>::new(client, sender, recovery).run()),
         Kind::ServiceCidr => {
-            watches.spawn(ListWatch::<networking::ServiceCIDR>::new(client, sender).may_be_unknown().run())
+            watches.spawn(ListWatch::<networking::ServiceCIDR>::new(client, sender, recovery).may_be_unknown().run())
         }
     };
 }

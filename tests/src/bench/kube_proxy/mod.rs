@@ -1,23 +1,28 @@
 //! The baseline: the rules that kube-proxy writes for the same manifests.
 //!
-//! The generators here follow what kube-proxy 1.33 leaves in the kernel for
-//! ClusterIP Services, rule by rule and in its order, and were written from its
-//! output, not from Fairlead's compiler: the two share no code. What is left out
-//! makes the baseline faster, never slower: the nfacct counter and, as
-//! kube-proxy itself does for large clusters, comments.
+//! Where kube-proxy is on PATH, it writes them itself. Else they are generated, as
+//! kube-proxy 1.36 leaves them in the kernel for ClusterIP Services, rule by rule
+//! (the test `kube_proxy` compares them where it can). The generators share no code
+//! with Fairlead's compiler. What they leave out makes the baseline faster, never
+//! slower: nfacct counters and comments.
 
+mod api_server;
 mod iptables;
 mod nftables;
 mod objects;
+mod program;
 
 use std::{fs, io::Write, net::IpAddr, path::Path, process::Stdio};
 
 use anyhow::{Context, Result, ensure};
 pub use iptables::iptables_rules;
 pub use nftables::nftables_rules;
-pub use objects::{ProxiedPort, read_manifests};
+pub use objects::{ProxiedPort, read_documents, read_manifests};
 
 use crate::sandbox::Namespace;
+
+/// Whose rules the generators know.
+const GENERATED: &str = "kube-proxy 1.36";
 
 /// Which rules kube-proxy would write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,11 +33,55 @@ pub enum Mode {
     Nftables,
 }
 
-/// Loads the rules for the Services below `manifests` into the node's network namespace.
+impl Mode {
+    /// As `--proxy-mode` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
+        }
+    }
+}
+
+/// Whose rules [`load_rules`] loads.
+pub fn origin() -> String {
+    match program::find() {
+        Some(program) => match program::version(&program) {
+            Ok(version) => format!("kube-proxy's rules: its own ({version})"),
+            Err(error) => format!("kube-proxy's rules: its own ({error:#})"),
+        },
+        None => format!("kube-proxy's rules: generated as {GENERATED} writes them; it isn't on PATH"),
+    }
+}
+
+/// Whether kube-proxy itself can be run.
+pub fn is_on_path() -> bool {
+    program::find().is_some()
+}
+
+/// Loads the rules for the Services below `manifests` into the node's network
+/// namespace: kube-proxy writes them if it is on PATH, else they are generated.
+///
+/// # Errors
+/// A manifest that can't be read, or a program that fails or isn't installed.
+pub fn load_rules(mode: Mode, manifests: &Path, node: &Namespace, pod_cidr: &str, service_cidr: &str) -> Result<()> {
+    match program::find() {
+        Some(program) => program::write_rules(&program, mode, manifests, node, pod_cidr, service_cidr),
+        None => load_generated_rules(mode, manifests, node, pod_cidr, service_cidr),
+    }
+}
+
+/// Loads generated rules for the Services below `manifests`.
 ///
 /// # Errors
 /// A manifest that can't be read, or a loader that fails or isn't installed.
-pub fn load_rules(mode: Mode, manifests: &Path, node: &Namespace, pod_cidr: &str, service_cidr: &str) -> Result<()> {
+pub fn load_generated_rules(
+    mode: Mode,
+    manifests: &Path,
+    node: &Namespace,
+    pod_cidr: &str,
+    service_cidr: &str,
+) -> Result<()> {
     let ports: Vec<ProxiedPort> =
         read_manifests(manifests)?.into_iter().filter(|port| matches!(port.cluster_ip, IpAddr::V4(_))).collect();
     let (rules, loader): (String, &[&str]) = match mode {

@@ -1,16 +1,18 @@
 //! The rules of `kube-proxy --proxy-mode=nftables`, for `nft -f`.
 
-use std::fmt::Write;
+use std::{collections::BTreeSet, fmt::Write};
 
 use super::ProxiedPort;
 
-/// The rules for `nft -f`, into no table `kube-proxy`, IPv4.
+/// The rules for `nft -f`, into no table `kube-proxy`, IPv4. Every endpoint is one of
+/// this node, as the benchmark's are.
 pub fn nftables_rules(ports: &[ProxiedPort], pod_cidr: &str, service_cidr: &str) -> String {
     let mut chains = String::new();
     let mut service_ips = String::new();
     let mut no_endpoints = String::new();
     let mut cluster_ips: Vec<String> = ports.iter().map(|port| port.cluster_ip.to_string()).collect();
     cluster_ips.dedup();
+    let mut hairpins = BTreeSet::new();
     for (index, port) in ports.iter().enumerate() {
         let (protocol, address) = (&port.protocol, port.cluster_ip);
         let key = format!("{address} . {protocol} . {}", port.port);
@@ -18,54 +20,39 @@ pub fn nftables_rules(ports: &[ProxiedPort], pod_cidr: &str, service_cidr: &str)
             put(&mut no_endpoints, format_args!("    {key} : goto reject-chain,"));
             continue;
         }
-        let label = format!("{index:08}-{}/{protocol}", port.name.replace(':', "_"));
-        let service = format!("service-{label}");
-        put(&mut service_ips, format_args!("    {key} : goto {service},"));
-        let mut choice = String::new();
-        for (i, backend) in port.endpoints.iter().enumerate() {
-            let endpoint = format!("endpoint-{label}__{}/{}", backend.ip(), backend.port());
-            put(&mut chains, format_args!("  chain {endpoint} {{"));
-            put(&mut chains, format_args!("    ip saddr {} jump mark-for-masquerade", backend.ip()));
-            put(&mut chains, format_args!("    meta l4proto {protocol} dnat to {backend}"));
-            put(&mut chains, format_args!("  }}"));
-            let comma = if i == 0 { "" } else { ", " };
-            write!(choice, "{comma}{i} : goto {endpoint}").expect("a String takes all");
-        }
-        put(&mut chains, format_args!("  chain {service} {{"));
+        let (service, name) = port.name.split_once(':').unwrap_or((&port.name, ""));
+        let chain = format!("service-{index:08}-{service}/{protocol}/{name}");
+        put(&mut service_ips, format_args!("    {key} : goto {chain},"));
+        let choice: Vec<String> = port
+            .endpoints
+            .iter()
+            .enumerate()
+            .map(|(i, backend)| format!("{i} : {} . {}", backend.ip(), backend.port()))
+            .collect();
+        put(&mut chains, format_args!("  chain {chain} {{"));
         put(
             &mut chains,
             format_args!(
-                "    ip daddr {address} {protocol} dport {} ip saddr != {pod_cidr} jump mark-for-masquerade",
-                port.port
+                "    meta l4proto {protocol} dnat ip addr . port to numgen random mod {} map {{ {} }}",
+                choice.len(),
+                choice.join(", ")
             ),
         );
-        put(&mut chains, format_args!("    numgen random mod {} vmap {{ {choice} }}", port.endpoints.len()));
         put(&mut chains, format_args!("  }}"));
+        for backend in &port.endpoints {
+            hairpins.insert(format!("    {0} . {0} . {protocol} . {1},\n", backend.ip(), backend.port()));
+        }
     }
     format!(
         "table ip kube-proxy {{
-  chain mark-for-masquerade {{
-    meta mark set meta mark or 0x4000
-  }}
-  chain masquerading {{
-    meta mark and 0x4000 == 0 return
-    meta mark set meta mark xor 0x4000
-    masquerade fully-random
-  }}
-  chain reject-chain {{
-    reject
-  }}
-{chains}  set cluster-ips {{
+  set hairpin-connections {{
+    type ipv4_addr . ipv4_addr . inet_proto . inet_service
+{hairpins}  }}
+  set cluster-ips {{
     type ipv4_addr
 {cluster_ips}  }}
   set nodeport-ips {{
     type ipv4_addr
-  }}
-  map service-ips {{
-    type ipv4_addr . inet_proto . inet_service : verdict
-{service_ips}  }}
-  map service-nodeports {{
-    type inet_proto . inet_service : verdict
   }}
   map no-endpoint-services {{
     type ipv4_addr . inet_proto . inet_service : verdict
@@ -76,7 +63,21 @@ pub fn nftables_rules(ports: &[ProxiedPort], pod_cidr: &str, service_cidr: &str)
   map firewall-ips {{
     type ipv4_addr . inet_proto . inet_service : verdict
   }}
-  chain services {{
+  map service-ips {{
+    type ipv4_addr . inet_proto . inet_service : verdict
+{service_ips}  }}
+  map service-nodeports {{
+    type inet_proto . inet_service : verdict
+  }}
+  chain masquerading {{
+    meta mark & 0x4000 != 0 meta mark set meta mark ^ 0x4000 masquerade fully-random
+    ct status dnat ip saddr . ip daddr . meta l4proto . th dport @hairpin-connections masquerade fully-random
+  }}
+  chain reject-chain {{
+    reject
+  }}
+{chains}  chain services {{
+    ip daddr @cluster-ips ip saddr != {pod_cidr} meta mark set meta mark | 0x4000
     ip daddr . meta l4proto . th dport vmap @service-ips
     ip daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports
   }}
@@ -97,6 +98,10 @@ pub fn nftables_rules(ports: &[ProxiedPort], pod_cidr: &str, service_cidr: &str)
     type filter hook prerouting priority -110; policy accept;
     ct state new jump firewall-check
   }}
+  chain filter-output-pre-dnat {{
+    type filter hook output priority -110; policy accept;
+    ct state new jump firewall-check
+  }}
   chain filter-input {{
     type filter hook input priority 0; policy accept;
     ct state new jump nodeport-endpoints-check
@@ -107,13 +112,9 @@ pub fn nftables_rules(ports: &[ProxiedPort], pod_cidr: &str, service_cidr: &str)
     ct state new jump service-endpoints-check
     ct state new jump cluster-ips-check
   }}
-  chain filter-output-pre-dnat {{
-    type filter hook output priority -110; policy accept;
-    ct state new jump service-endpoints-check
-    ct state new jump firewall-check
-  }}
   chain filter-output {{
     type filter hook output priority 0; policy accept;
+    ct state new jump service-endpoints-check
     ct state new jump cluster-ips-check
   }}
   chain nat-prerouting {{
@@ -130,6 +131,7 @@ pub fn nftables_rules(ports: &[ProxiedPort], pod_cidr: &str, service_cidr: &str)
   }}
 }}
 ",
+        hairpins = elements(&hairpins.into_iter().collect::<String>()),
         cluster_ips = elements(&cluster_ips.join(",\n")),
         service_ips = elements(&service_ips),
         no_endpoints = elements(&no_endpoints),
@@ -162,22 +164,13 @@ mod tests {
     #[test]
     fn one_service_of_two_endpoints() {
         let rules = nftables_rules(&[port(&["10.1.0.1:8080", "10.1.0.2:8080"])], "10.1.0.0/24", "10.96.0.0/16");
-        let expected = "  chain endpoint-00000000-a/web_http/tcp__10.1.0.1/8080 {
-    ip saddr 10.1.0.1 jump mark-for-masquerade
-    meta l4proto tcp dnat to 10.1.0.1:8080
-  }
-  chain endpoint-00000000-a/web_http/tcp__10.1.0.2/8080 {
-    ip saddr 10.1.0.2 jump mark-for-masquerade
-    meta l4proto tcp dnat to 10.1.0.2:8080
-  }
-  chain service-00000000-a/web_http/tcp {
-    ip daddr 10.96.0.1 tcp dport 80 ip saddr != 10.1.0.0/24 jump mark-for-masquerade
-    numgen random mod 2 vmap { 0 : goto endpoint-00000000-a/web_http/tcp__10.1.0.1/8080, \
-                        1 : goto endpoint-00000000-a/web_http/tcp__10.1.0.2/8080 }
+        let expected = "  chain service-00000000-a/web/tcp/http {
+    meta l4proto tcp dnat ip addr . port to numgen random mod 2 map { 0 : 10.1.0.1 . 8080, 1 : 10.1.0.2 . 8080 }
   }
 ";
         assert!(rules.contains(expected), "{rules}");
-        assert!(rules.contains("    10.96.0.1 . tcp . 80 : goto service-00000000-a/web_http/tcp,\n"), "{rules}");
+        assert!(rules.contains("    10.96.0.1 . tcp . 80 : goto service-00000000-a/web/tcp/http,\n"), "{rules}");
+        assert!(rules.contains("    10.1.0.2 . 10.1.0.2 . tcp . 8080,\n"), "{rules}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
 /// A Service's port, as a proxy sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,12 +87,20 @@ struct Conditions {
 /// # Errors
 /// A file that can't be read or parsed, named.
 pub fn read_manifests(directory: &Path) -> Result<Vec<ProxiedPort>> {
-    let mut documents = Vec::new();
-    read_folder(directory, &mut documents)?;
-    Ok(join(documents))
+    Ok(join(read_documents(directory)?))
 }
 
-fn read_folder(folder: &Path, documents: &mut Vec<Document>) -> Result<()> {
+/// The documents of every `*.yaml`, `*.yml` and `*.json` below `directory`.
+///
+/// # Errors
+/// A file that can't be read or parsed, named.
+pub fn read_documents<T: DeserializeOwned>(directory: &Path) -> Result<Vec<T>> {
+    let mut documents = Vec::new();
+    read_folder(directory, &mut documents)?;
+    Ok(documents)
+}
+
+fn read_folder<T: DeserializeOwned>(folder: &Path, documents: &mut Vec<T>) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| format!("can't list {}", folder.display()))? {
         let entry = entry?;
         let path = entry.path();
@@ -109,7 +117,7 @@ fn read_folder(folder: &Path, documents: &mut Vec<Document>) -> Result<()> {
             Some("json") => documents.push(serde_json::from_str(&read()?).with_context(unreadable)?),
             Some("yaml" | "yml") => {
                 for document in serde_norway::Deserializer::from_str(&read()?) {
-                    documents.extend(Option::<Document>::deserialize(document).with_context(unreadable)?);
+                    documents.extend(Option::<T>::deserialize(document).with_context(unreadable)?);
                 }
             }
             _ => {}

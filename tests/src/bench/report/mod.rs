@@ -9,7 +9,7 @@ use std::{fs, path::Path, process::Command};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::{Settings, figure::Section};
+use super::{Settings, figure::Section, kube_proxy};
 
 /// The load from which on figures are not to be trusted.
 const BUSY: f64 = 0.7;
@@ -96,6 +96,7 @@ fn machine() -> Vec<String> {
         let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
         lines.extend(text.lines().next().map(str::to_owned));
     }
+    lines.push(kube_proxy::origin());
     lines
 }
 
