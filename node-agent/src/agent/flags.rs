@@ -5,10 +5,14 @@
 
 use std::{ffi::OsString, net::IpAddr, net::SocketAddr, ops::Deref, path::PathBuf};
 
-use clap::{ArgAction, Args, ValueEnum, builder::BoolishValueParser};
+use clap::{
+    ArgAction, Args, ValueEnum,
+    builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser},
+};
 use ipnetwork::IpNetwork;
 
 use super::paths::PathFlags;
+use crate::compile::Algorithm;
 pub use crate::routing::RoutingMode;
 
 const HEALTHZ_PORT: u16 = 10256;
@@ -88,6 +92,12 @@ pub struct Flags {
     #[arg(long, env = "FAIRLEAD_NODEPORT_ADDRESSES", default_value = "primary", value_name = "CIDRS|primary",
           value_parser = parse_nodeport_addresses)]
     pub nodeport_addresses: NodePortAddresses,
+
+    /// How backends are selected where a Service's annotation fairlead.io/load-balancer-algorithm doesn't say
+    #[arg(long, env = "FAIRLEAD_LOAD_BALANCER_ALGORITHM", default_value = "random", value_name = "ALGORITHM",
+          value_parser = PossibleValuesParser::new(Algorithm::NAMES.map(|(name, _)| name))
+              .map(|name| Algorithm::of_name(&name).unwrap_or_default()))]
+    pub load_balancer_algorithm: Algorithm,
 
     /// Where /healthz and /livez are served; "": nowhere
     #[arg(long, env = "FAIRLEAD_HEALTHZ_BIND_ADDRESS", default_value = "0.0.0.0:10256", value_name = "ADDRESS",
@@ -242,16 +252,7 @@ impl Flags {
     /// One line for each flag whose value matters only to what isn't there yet.
     pub fn without_effect(&self) -> Vec<String> {
         let outside = "traffic from outside the cluster is not balanced yet";
-        let flags = [
-            (self.xdp != XdpMode::Auto, "xdp", outside),
-            (self.masquerade_all, "masquerade-all", outside),
-            (!self.localhost_nodeports, "localhost-nodeports", "NodePorts are not served yet"),
-            (
-                self.nodeport_addresses != NodePortAddresses::Primary,
-                "nodeport-addresses",
-                "NodePorts are not served yet",
-            ),
-        ];
+        let flags = [(self.xdp != XdpMode::Auto, "xdp", outside), (self.masquerade_all, "masquerade-all", outside)];
         let without_effect = flags.into_iter().filter(|(given, ..)| *given);
         without_effect.map(|(_, flag, why)| format!("--{flag} has no effect yet: {why}")).collect()
     }

@@ -16,6 +16,7 @@ pub mod logging;
 pub mod metrics;
 pub mod networks;
 pub mod node;
+pub mod nodeport_addresses;
 pub mod paths;
 pub mod peer_routes;
 pub mod pods;

@@ -58,6 +58,9 @@ pub struct Node {
     /// The overlay device's index and whether it is up.
     overlay: Option<(u32, bool)>,
     sources: NodeAddresses,
+    primary: NodeAddresses,
+    /// The addresses of its interfaces.
+    present: BTreeSet<IpAddr>,
     mtu: u32,
 }
 
@@ -75,6 +78,8 @@ impl Node {
             host_device: None,
             overlay: None,
             sources: NodeAddresses::default(),
+            primary: NodeAddresses::default(),
+            present: BTreeSet::new(),
             mtu: flags.mtu.unwrap_or(DEFAULT_MTU),
         })
     }
@@ -101,6 +106,16 @@ impl Node {
         Devices { overlay, down: self.uplinks.down() }
     }
 
+    /// The node's primary addresses.
+    pub fn primary(&self) -> NodeAddresses {
+        self.primary
+    }
+
+    /// The addresses of all its interfaces.
+    pub fn present_addresses(&self) -> &BTreeSet<IpAddr> {
+        &self.present
+    }
+
     /// Looks at the interfaces and tells routing and programs of what differs.
     pub async fn look(
         &mut self,
@@ -122,6 +137,8 @@ impl Node {
             sources: self.sources,
             mtu: self.uplinks.mtu().unwrap_or(DEFAULT_MTU),
         });
+        self.primary = primary;
+        self.present = present;
         self.mtu = self.fixed_mtu.unwrap_or_else(|| routing.pod_mtu());
         let device = netlink.host_device(self.mtu).await?;
         let host_ifindex = device.outer.index;

@@ -13,7 +13,7 @@ use super::{
     agent::{Agent, IDLE, Phase},
     install,
     metrics::Applied,
-    node,
+    node, nodeport_addresses,
     pods::KernelPods,
 };
 use crate::{
@@ -65,6 +65,14 @@ impl Agent {
         // Addresses are the node's, and other nodes on its links, at once.
         self.apply_networks();
         self.todo.peers |= self.phase == Phase::InForce;
+        let primary = self.node.primary();
+        let node_ports = nodeport_addresses::select(
+            &self.flags.nodeport_addresses,
+            self.flags.localhost_nodeports,
+            primary,
+            self.node.present_addresses(),
+        );
+        self.todo.services |= self.services.set_node(primary, &node_ports);
         if self.phase != Phase::InForce || self.todo.node {
             return;
         }

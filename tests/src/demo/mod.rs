@@ -27,7 +27,8 @@ use screen::Screen;
 use stage::Stage;
 
 use crate::{
-    cluster::{self, Node}, sandbox,
+    cluster::{self, Node},
+    sandbox,
     traffic::{self, Place},
 };
 

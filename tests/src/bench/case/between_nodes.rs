@@ -69,7 +69,8 @@ pub(super) fn run(context: &mut Context) -> Result<Vec<Section>> {
         section.compare(VXLAN, KERNEL_VXLAN, Target::AtLeast(1.0));
     }
     rate.notes.push(
-        "Pod to pod by the pod's address, two nodes on one bridge; a connection at a time, with one byte each way.".into(),
+        "Pod to pod by the pod's address, two nodes on one bridge; a connection at a time, with one byte each way."
+            .into(),
     );
     stream.notes.push("Client and server on a core each.".into());
     Ok(vec![rate, section("Time of a connection between nodes, p50", "µs", times), stream])
@@ -82,8 +83,11 @@ fn series(ways: &[Way]) -> Vec<Series> {
 fn routed(client: End, server: End, settings: &Settings) -> Result<Bed> {
     let node = client.node;
     let (from, to) = (client.address, server.address);
-    let pods = [(client.pod, from), (server.pod, to)]
-        .map(|(pod, address)| BedPod { netns: pod.namespace().path(), address, place: Box::new(pod) });
+    let pods = [(client.pod, from), (server.pod, to)].map(|(pod, address)| BedPod {
+        netns: pod.namespace().path(),
+        address,
+        place: Box::new(pod),
+    });
     Bed::new(Variant::Direct, node, pods.into(), targets(to), settings)
 }
 
