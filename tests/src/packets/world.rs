@@ -178,12 +178,12 @@ impl World {
     fn backend_id(&mut self, service: u32, addr: Addr, port: Be16) -> u32 {
         let backends = &mut self.tables.backends;
         let same = |b: &Backend| {
-            b.service == service && b.addr == addr && b.port == port && b.flags & Backend::IN_INTERNAL != 0
+            b.service == service && b.addr == addr && b.port == port && b.flags & Backend::IN_CLUSTER != 0
         };
         if let Some(id) = backends.iter().position(same) {
             return id as u32;
         }
-        let flags = Backend::ALIVE | Backend::IN_INTERNAL | Backend::IN_EXTERNAL;
+        let flags = Backend::ALIVE | Backend::IN_CLUSTER | Backend::IN_LOCAL;
         backends.push(Backend { addr, port, flags, service, generation: 1, pad: 0 });
         backends.len() as u32 - 1
     }
