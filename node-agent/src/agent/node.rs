@@ -29,6 +29,8 @@ use crate::{
 };
 
 const DEFAULT_MTU: u32 = 1500;
+/// The loopback device's index, in every network namespace.
+const LOOPBACK: u32 = 1;
 const PORT_RANGE: &str = "ipv4/ip_local_port_range";
 
 /// Why the node can't be set up.
@@ -211,9 +213,14 @@ impl Node {
 
     /// The hooks of the node's own interfaces, and the program for each.
     pub fn hooks(&self) -> Vec<(Hook, Program)> {
-        let uplinks = self.uplinks.indexes().into_iter().map(|ifindex| (Hook::Ingress(ifindex), Program::FromNetwork));
+        let both = |ifindex, from, to| [(Hook::Ingress(ifindex), from), (Hook::Egress(ifindex), to)];
+        let uplinks = self.uplinks.indexes().into_iter();
+        let uplinks = uplinks.flat_map(|ifindex| both(ifindex, Program::FromNetwork, Program::ToNetwork));
+        let overlay = self.overlay.into_iter();
+        let overlay = overlay.flat_map(|(ifindex, _)| both(ifindex, Program::FromOverlay, Program::ToOverlay));
         let host = self.host_device.iter().map(|device| (Hook::Egress(device.outer.index), Program::FromHost));
-        uplinks.chain(host).collect()
+        let loopback = [(Hook::Egress(LOOPBACK), Program::FromHostLoopback)];
+        uplinks.chain(overlay).chain(host).chain(loopback).collect()
     }
 
     /// Sees to it that the programs are at the node's own interfaces; `replace`
