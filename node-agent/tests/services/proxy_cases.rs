@@ -16,12 +16,12 @@ use ipnetwork::IpNetwork;
 use node_agent::{
     agent::{
         flags::{List, NodePortAddresses},
-        node::NodeAddresses,
         nodeport_addresses,
     },
     compile::{CompiledService, NodeContext, service as compile},
     model::objects::{ObjectKey, Protocol},
     plan::{Capacities, ServicePlan},
+    routing::NodeAddresses,
 };
 use serde_norway::Value;
 
