@@ -120,6 +120,10 @@ pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &
         let pod = *pod;
         return deliver(packet, work, tables, &pod);
     }
+    if names_loopback(&work.headers) {
+        work.verdict = Verdict::Pass;
+        return;
+    }
     let suspects = suspects(&work.headers, PodValue::client_bit) | suspects(&work.headers, PodValue::server_bit);
     if tables.pod(&work.headers.src).is_none_or(|pod| pod.nat_protocols & suspects != 0)
         && translate::follow(packet, work, tables, Sender::Pod)
@@ -207,7 +211,7 @@ pub fn from_network<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, table
         let pod = *pod;
         return deliver(packet, work, tables, &pod);
     }
-    if work.headers.dst.is_group() {
+    if work.headers.dst.is_group() || names_loopback(&work.headers) {
         work.verdict = Verdict::Pass;
     } else if !translate::translate(packet, work, tables, Sender::Network) {
         match tables.network_kind(&work.headers.dst) {
@@ -268,6 +272,14 @@ fn to_other_node<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: 
     if rewrite::take_hop(packet, &mut work.headers).is_err() {
         work.verdict = Verdict::Drop(DropReason::RewriteFailed);
     }
+}
+
+/// Whether an end is an address by which a host names itself. Coming from elsewhere, such
+/// a packet is forged, and the stack drops it; NodePorts at these addresses are for the
+/// node itself.
+#[inline(always)]
+fn names_loopback(headers: &Headers) -> bool {
+    headers.src.is_loopback() || headers.dst.is_loopback()
 }
 
 /// The bits of those protocols to whose flows the packet may belong.

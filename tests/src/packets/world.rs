@@ -274,9 +274,9 @@ pub fn key(port: ServicePort, family: Family) -> FrontendKey {
     }
 }
 
-/// The networks that a node knows: ClusterIPs, its own address, all pods, pods reached by the overlay, and the node
-/// that has these.
-fn networks(family: Family) -> [(NetworkKey, NetworkValue); 5] {
+/// The networks that a node knows: ClusterIPs, its own address, all pods, pods reached by the overlay, the node
+/// that has these, and one on its own link (the router is one).
+fn networks(family: Family) -> [(NetworkKey, NetworkValue); 6] {
     let network = |v4: u32, v6: u32, place: Place| {
         let prefix_len = match family {
             Family::V4 => 96 + v4,
@@ -285,14 +285,13 @@ fn networks(family: Family) -> [(NetworkKey, NetworkValue); 5] {
         NetworkKey { prefix_len, addr: place.addr(family) }
     };
     let kind = NetworkValue::of_kind;
+    let reached = |kind| NetworkValue { kind, tunnel: Place::Peer.addr(family) };
     [
         (network(16, 32, Place::ClusterIp(0)), kind(NetworkValue::SERVICE)),
         (network(32, 128, Place::Node), kind(NetworkValue::NODE)),
         (network(16, 32, Place::Pod(1)), kind(NetworkValue::PODS)),
-        (
-            network(24, 48, Place::TunnelPod),
-            NetworkValue { kind: NetworkValue::PODS, tunnel: Place::Peer.addr(family) },
-        ),
-        (network(32, 128, Place::Peer), kind(NetworkValue::PEER)),
+        (network(24, 48, Place::TunnelPod), reached(NetworkValue::PODS)),
+        (network(32, 128, Place::Peer), reached(NetworkValue::PEER)),
+        (network(32, 128, Place::Router), kind(NetworkValue::PEER)),
     ]
 }

@@ -422,6 +422,11 @@ fn loopback(family: Family) -> Case {
         .packet(FromHostLoopback, &first, ToPod(BACKEND), first.between(hidden, backend))
         .packet(FromPod, &answer, Reroute, answer.between(dialled, client))
         .same(FromHostLoopback, udp(client, Place::Loopback.at(family, 53)), Pass)
+        // Whoever else names the loopback address forges it.
+        .same(FromNetwork, &first, Pass)
+        .same(FromNetwork, udp(client, address(Place::Node, family)), Pass)
+        .same(FromNetwork, udp(Place::Outside.at(family, DIAL_FROM), dialled), Pass)
+        .same(FromPod, udp(CLIENT.at(family, DIAL_FROM), dialled), Pass)
 }
 
 /// What the node does for itself stays as it is.
