@@ -57,13 +57,12 @@ pub fn connect<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
     if call.protocol != protocol::TCP {
         return SocketVerdict::Unchanged;
     }
-    let caller = Caller::of(tables, call.netns);
-    let frontend = match find(tables, call, caller) {
+    let frontend = match find(tables, call) {
         Destination::Frontend(frontend) => frontend,
         Destination::Unused => return SocketVerdict::Refuse,
         Destination::Foreign => return SocketVerdict::Unchanged,
     };
-    match choose(tables, call, caller, &frontend) {
+    match choose(tables, call, &frontend) {
         Some(Ok(backend)) => {
             note(tables, call, &backend, SocketPeerKey::BY_BACKEND);
             SocketVerdict::Divert(backend.addr, backend.port)
@@ -82,16 +81,14 @@ fn connect_udp<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
     if !is_loopback(&call.addr) {
         return SocketVerdict::Unchanged;
     }
-    let Caller::Node(v4, _) = Caller::of(tables, call.netns) else { return SocketVerdict::Unchanged };
-    let Destination::Frontend(frontend) = find(tables, call, Caller::Node(v4, v4)) else {
-        return SocketVerdict::Unchanged;
-    };
-    if let Destination::Frontend(same) = destination::find(tables, v4, call.port, call.protocol)
+    let Destination::Frontend(frontend) = find(tables, call) else { return SocketVerdict::Unchanged };
+    let own = tables.node().map_or(Addr::UNSPECIFIED, |node| node.v4);
+    if let Destination::Frontend(same) = destination::find(tables, own, call.port, call.protocol)
         && same.service == frontend.service
     {
-        return SocketVerdict::Divert(v4, call.port);
+        return SocketVerdict::Divert(own, call.port);
     }
-    match choose(tables, call, Caller::Node(v4, v4), &frontend) {
+    match choose(tables, call, &frontend) {
         Some(Ok(backend)) => SocketVerdict::Divert(backend.addr, backend.port),
         Some(Err(Refusal::Reject)) => SocketVerdict::Refuse,
         Some(Err(Refusal::Drop(_))) | None => SocketVerdict::Unchanged,
@@ -101,17 +98,16 @@ fn connect_udp<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
 /// `sendmsg()` on an unconnected datagram socket.
 #[inline(always)]
 pub fn send<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
-    if call.protocol != protocol::UDP {
+    if call.protocol != protocol::UDP || !is_node(tables, call.netns) {
         return SocketVerdict::Unchanged;
     }
-    let caller @ Caller::Node(..) = Caller::of(tables, call.netns) else { return SocketVerdict::Unchanged };
-    let Destination::Frontend(frontend) = find(tables, call, caller) else {
+    let Destination::Frontend(frontend) = find(tables, call) else {
         return SocketVerdict::Unchanged;
     };
     if let Some(peer) = kept_backend(tables, call, &frontend) {
         return SocketVerdict::Divert(peer.addr, peer.port);
     }
-    match choose(tables, call, caller, &frontend) {
+    match choose(tables, call, &frontend) {
         Some(Ok(backend)) => {
             note(tables, call, &backend, SocketPeerKey::BY_BACKEND);
             note(tables, call, &backend, SocketPeerKey::BY_FRONTEND);
@@ -125,7 +121,7 @@ pub fn send<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
 /// the Service that it wrote to.
 #[inline(always)]
 pub fn receive<T: Tables>(tables: &T, call: &Call) -> SocketVerdict {
-    if call.protocol != protocol::UDP || !matches!(Caller::of(tables, call.netns), Caller::Node(..)) {
+    if call.protocol != protocol::UDP || !is_node(tables, call.netns) {
         return SocketVerdict::Unchanged;
     }
     dialled(tables, call)
@@ -149,36 +145,40 @@ fn dialled<T: Tables>(tables: &T, call: &Call) -> SocketVerdict {
     }
 }
 
-/// Who makes a call, and the addresses (IPv4, IPv6) that the socket's packets would have.
-#[derive(Clone, Copy)]
+/// Who makes a call.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Caller {
     /// A process of the node.
-    Node(Addr, Addr),
+    Node,
     /// A pod.
-    Pod(Addr, Addr),
+    Pod,
     /// Somebody in a namespace that we don't know.
     Unknown,
 }
 
-impl Caller {
-    #[inline(always)]
-    fn of<T: Tables>(tables: &T, netns: u64) -> Self {
-        match tables.node() {
-            Some(node) if node.netns_cookie == netns => Self::Node(node.v4, node.v6),
-            _ => tables.pod_netns(netns).map_or(Self::Unknown, |pod| Self::Pod(pod.v4, pod.v6)),
-        }
+/// Who makes the call, and the address that the socket's packets would have;
+/// unspecified: it isn't known.
+#[inline(always)]
+fn caller<T: Tables>(tables: &T, call: &Call) -> (Caller, Addr) {
+    let family = call.addr.family();
+    let of = |v4, v6| match family {
+        Family::V4 => v4,
+        Family::V6 => v6,
+    };
+    if let Some(node) = tables.node()
+        && node.netns_cookie == call.netns
+    {
+        return (Caller::Node, of(node.v4, node.v6));
     }
+    match tables.pod_netns(call.netns) {
+        Some(pod) => (Caller::Pod, of(pod.v4, pod.v6)),
+        None => (Caller::Unknown, Addr::UNSPECIFIED),
+    }
+}
 
-    /// Its address of a family.
-    #[inline(always)]
-    fn address(self, family: Family) -> Option<Addr> {
-        let addr = match (self, family) {
-            (Self::Node(v4, _) | Self::Pod(v4, _), Family::V4) => v4,
-            (Self::Node(_, v6) | Self::Pod(_, v6), Family::V6) => v6,
-            (Self::Unknown, _) => return None,
-        };
-        (!addr.is_unspecified()).then_some(addr)
-    }
+#[inline(always)]
+fn is_node<T: Tables>(tables: &T, netns: u64) -> bool {
+    tables.node().is_some_and(|node| node.netns_cookie == netns)
 }
 
 #[inline(always)]
@@ -188,40 +188,38 @@ fn is_loopback(addr: &Addr) -> bool {
 
 /// What the call is for.
 #[inline(always)]
-fn find<T: Tables>(tables: &T, call: &Call, caller: Caller) -> Destination {
-    let addr = match (is_loopback(&call.addr), caller) {
-        (false, _) => call.addr,
-        (true, Caller::Node(..)) => LOCALHOST,
-        (true, _) => return Destination::Foreign,
-    };
-    destination::find(tables, addr, call.port, call.protocol)
+fn find<T: Tables>(tables: &T, call: &Call) -> Destination {
+    if !is_loopback(&call.addr) {
+        return destination::find(tables, call.addr, call.port, call.protocol);
+    }
+    if !is_node(tables, call.netns) {
+        return Destination::Foreign;
+    }
+    destination::find(tables, LOCALHOST, call.port, call.protocol)
 }
 
 /// A backend for the call; `None`: its packets are to be judged, since they depend on
 /// an address that isn't known here, may not be served, or must be masqueraded.
 #[inline(always)]
-fn choose<T: Tables>(
-    tables: &mut T,
-    call: &Call,
-    caller: Caller,
-    frontend: &FrontendValue,
-) -> Option<Result<Chosen, Refusal>> {
+fn choose<T: Tables>(tables: &mut T, call: &Call, frontend: &FrontendValue) -> Option<Result<Chosen, Refusal>> {
+    let (caller, address) = caller(tables, call);
     if is_masqueraded(tables, caller, frontend) {
         return None;
     }
-    let address = caller.address(call.addr.family());
-    let client = match frontend.affinity_seconds {
-        0 => None,
-        _ => Some(address?),
-    };
-    if frontend.flags & FrontendValue::SOURCE_RANGES != 0 && !tables.in_source_ranges(frontend.service, &address?) {
+    let is_known = !address.is_unspecified();
+    if frontend.affinity_seconds != 0 && !is_known {
         return None;
     }
-    let chosen = select::select(tables, frontend, Scope::Internal, client.as_ref());
-    // A pod that reaches itself sees the node's address.
-    let is_hairpin =
-        matches!(caller, Caller::Pod(..)) && matches!((chosen, address), (Ok(c), Some(own)) if c.addr == own);
-    (!is_hairpin).then_some(chosen)
+    if frontend.flags & FrontendValue::SOURCE_RANGES != 0
+        && !(is_known && tables.in_source_ranges(frontend.service, &address))
+    {
+        return None;
+    }
+    match select::select(tables, frontend, Scope::Internal, Some(&address)) {
+        // A pod that reaches itself sees the node's address.
+        Ok(chosen) if chosen.addr == address && caller == Caller::Pod => None,
+        result => Some(result),
+    }
 }
 
 /// Whether a backend may have to see the node's address, which only a process of the
@@ -231,8 +229,8 @@ fn is_masqueraded<T: Tables>(tables: &T, caller: Caller, frontend: &FrontendValu
     let flags = frontend.flags;
     let is_external = flags & FrontendValue::EXTERNAL != 0;
     match caller {
-        Caller::Node(..) => false,
-        Caller::Pod(..) if is_external => flags & FrontendValue::KEEP_CLIENT == 0,
+        Caller::Node => false,
+        Caller::Pod if is_external => flags & FrontendValue::KEEP_CLIENT == 0,
         // It may be outside the cluster, as its packets show.
         Caller::Unknown if is_external => true,
         _ => tables.node().is_some_and(|node| node.flags & NodeConfig::MASQUERADE_ALL != 0),
