@@ -135,6 +135,8 @@ pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &
     }
     match kind {
         NetworkValue::SERVICE => work.verdict = Verdict::Drop(DropReason::UnknownClusterIp),
+        // The network between the nodes need not carry pods' addresses.
+        NetworkValue::PEER => to_other_node(packet, work, tables),
         0 => outside::leave(packet, work, tables),
         _ => work.verdict = Verdict::Pass,
     }
@@ -253,7 +255,7 @@ fn deliver<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T
     }
 }
 
-/// To a pod of another node, past the stack if it is reached by the overlay. Where it
+/// To another node or a pod of it, past the stack if it is reached by the overlay. Where it
 /// isn't, the stack routes as it would without us.
 #[inline(always)]
 fn to_other_node<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &T) {

@@ -78,10 +78,10 @@ pub(super) fn answer<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tabl
 #[inline(always)]
 pub(super) fn begin<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T, sender: Sender) -> bool {
     match prepare(work, tables, sender) {
-        Prepared::Foreign => return false,
+        Prepared::Nothing => return false,
         Prepared::Flow => begin_prepared(packet, work, tables, sender),
-        Prepared::Refusal => refuse(packet, work),
-        Prepared::Drop => {}
+        Prepared::Rejected => refuse(packet, work),
+        Prepared::Dropped => {}
     }
     true
 }
@@ -173,14 +173,14 @@ fn apply<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) 
 /// What [`prepare`] found.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Prepared {
-    /// The packet is for nothing of ours.
-    Foreign,
-    /// It begins a flow.
+    /// The packet begins the flow in [`Work::flow`].
     Flow,
+    /// It is for nothing of ours.
+    Nothing,
     /// It must be refused.
-    Refusal,
+    Rejected,
     /// It must be dropped: the verdict says why.
-    Drop,
+    Dropped,
 }
 
 /// Prepares a flow if the packet is for a frontend.
@@ -188,11 +188,11 @@ pub(super) enum Prepared {
 pub(super) fn prepare<T: Tables>(work: &mut Work, tables: &mut T, sender: Sender) -> Prepared {
     match prepare_for_frontend(work, tables, sender) {
         Ok(true) => Prepared::Flow,
-        Ok(false) => Prepared::Foreign,
-        Err(Refusal::Reject) => Prepared::Refusal,
+        Ok(false) => Prepared::Nothing,
+        Err(Refusal::Reject) => Prepared::Rejected,
         Err(Refusal::Drop(reason)) => {
             work.verdict = Verdict::Drop(reason);
-            Prepared::Drop
+            Prepared::Dropped
         }
     }
 }
