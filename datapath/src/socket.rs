@@ -4,11 +4,16 @@
 //! backend. Datagrams of the node's own unconnected sockets are balanced at
 //! `sendmsg()`. Everything that isn't decided here goes out unchanged and is
 //! judged packet by packet, so leaving a call alone is always right: pods' UDP
-//! (which must leave a dead backend at once), connected UDP of the node, and
-//! whatever needs a client address that isn't known here.
+//! (which must leave a dead backend at once), connected UDP of the node, whatever
+//! needs a client address that isn't known here, and whatever must reach its
+//! backend from another address than the socket's own.
+//!
+//! The node's NodePorts at 127.0.0.0/8 are the exception: packets to these never
+//! leave the loopback device, so its calls are decided here or nowhere. A pod's
+//! loopback is its own.
 
 use crate::{
-    abi::{Addr, Backend, Be16, Family, FrontendValue, SocketPeerKey, SocketPeerValue, protocol},
+    abi::{Addr, Backend, Be16, Family, FrontendValue, NodeConfig, SocketPeerKey, SocketPeerValue, protocol},
     destination::{self, Destination},
     select::{self, Chosen, Refusal, Scope},
     tables::Tables,
@@ -40,42 +45,73 @@ pub enum SocketVerdict {
     Refuse,
 }
 
+/// 127.0.0.1, at which the NodePorts of all loopback addresses stand.
+const LOCALHOST: Addr = Addr::v4(u32::from_ne_bytes([127, 0, 0, 1]));
+
 /// `connect()`.
 #[inline(always)]
 pub fn connect<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
+    if call.protocol == protocol::UDP {
+        return connect_udp(tables, call);
+    }
     if call.protocol != protocol::TCP {
         return SocketVerdict::Unchanged;
     }
-    let frontend = match destination::find(tables, call.addr, call.port, call.protocol) {
+    let caller = Caller::of(tables, call.netns);
+    let frontend = match find(tables, call, caller) {
         Destination::Frontend(frontend) => frontend,
         Destination::Unused => return SocketVerdict::Refuse,
         Destination::Foreign => return SocketVerdict::Unchanged,
     };
-    let Some(chosen) = choose(tables, call, &frontend) else { return SocketVerdict::Unchanged };
-    match chosen {
-        Ok(backend) => {
+    match choose(tables, call, caller, &frontend) {
+        Some(Ok(backend)) => {
             note(tables, call, &backend, SocketPeerKey::BY_BACKEND);
             SocketVerdict::Divert(backend.addr, backend.port)
         }
-        Err(Refusal::Reject) => SocketVerdict::Refuse,
+        Some(Err(Refusal::Reject)) => SocketVerdict::Refuse,
         // The packets are dropped where they are counted.
-        Err(Refusal::Drop(_)) => SocketVerdict::Unchanged,
+        Some(Err(Refusal::Drop(_))) | None => SocketVerdict::Unchanged,
+    }
+}
+
+/// `connect()` on a datagram socket: its packets are judged, so that it leaves a dead
+/// backend at once. At a loopback address they aren't: it talks to the node's own
+/// address instead, if the same Service is there, else to a backend.
+#[inline(always)]
+fn connect_udp<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
+    if !is_loopback(&call.addr) {
+        return SocketVerdict::Unchanged;
+    }
+    let Caller::Node(v4, _) = Caller::of(tables, call.netns) else { return SocketVerdict::Unchanged };
+    let Destination::Frontend(frontend) = find(tables, call, Caller::Node(v4, v4)) else {
+        return SocketVerdict::Unchanged;
+    };
+    if let Destination::Frontend(same) = destination::find(tables, v4, call.port, call.protocol)
+        && same.service == frontend.service
+    {
+        return SocketVerdict::Divert(v4, call.port);
+    }
+    match choose(tables, call, Caller::Node(v4, v4), &frontend) {
+        Some(Ok(backend)) => SocketVerdict::Divert(backend.addr, backend.port),
+        Some(Err(Refusal::Reject)) => SocketVerdict::Refuse,
+        Some(Err(Refusal::Drop(_))) | None => SocketVerdict::Unchanged,
     }
 }
 
 /// `sendmsg()` on an unconnected datagram socket.
 #[inline(always)]
 pub fn send<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
-    if call.protocol != protocol::UDP || !is_node(tables, call.netns) {
+    if call.protocol != protocol::UDP {
         return SocketVerdict::Unchanged;
     }
-    let Destination::Frontend(frontend) = destination::find(tables, call.addr, call.port, call.protocol) else {
+    let caller @ Caller::Node(..) = Caller::of(tables, call.netns) else { return SocketVerdict::Unchanged };
+    let Destination::Frontend(frontend) = find(tables, call, caller) else {
         return SocketVerdict::Unchanged;
     };
     if let Some(peer) = kept_backend(tables, call, &frontend) {
         return SocketVerdict::Divert(peer.addr, peer.port);
     }
-    match choose(tables, call, &frontend) {
+    match choose(tables, call, caller, &frontend) {
         Some(Ok(backend)) => {
             note(tables, call, &backend, SocketPeerKey::BY_BACKEND);
             note(tables, call, &backend, SocketPeerKey::BY_FRONTEND);
@@ -89,7 +125,7 @@ pub fn send<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
 /// the Service that it wrote to.
 #[inline(always)]
 pub fn receive<T: Tables>(tables: &T, call: &Call) -> SocketVerdict {
-    if call.protocol != protocol::UDP || !is_node(tables, call.netns) {
+    if call.protocol != protocol::UDP || !matches!(Caller::of(tables, call.netns), Caller::Node(..)) {
         return SocketVerdict::Unchanged;
     }
     dialled(tables, call)
@@ -113,37 +149,94 @@ fn dialled<T: Tables>(tables: &T, call: &Call) -> SocketVerdict {
     }
 }
 
-/// A backend for the call; `None`: it depends on the client's address, which
-/// only its packets will tell.
+/// Who makes a call, and the addresses (IPv4, IPv6) that the socket's packets would have.
+#[derive(Clone, Copy)]
+enum Caller {
+    /// A process of the node.
+    Node(Addr, Addr),
+    /// A pod.
+    Pod(Addr, Addr),
+    /// Somebody in a namespace that we don't know.
+    Unknown,
+}
+
+impl Caller {
+    #[inline(always)]
+    fn of<T: Tables>(tables: &T, netns: u64) -> Self {
+        match tables.node() {
+            Some(node) if node.netns_cookie == netns => Self::Node(node.v4, node.v6),
+            _ => tables.pod_netns(netns).map_or(Self::Unknown, |pod| Self::Pod(pod.v4, pod.v6)),
+        }
+    }
+
+    /// Its address of a family.
+    #[inline(always)]
+    fn address(self, family: Family) -> Option<Addr> {
+        let addr = match (self, family) {
+            (Self::Node(v4, _) | Self::Pod(v4, _), Family::V4) => v4,
+            (Self::Node(_, v6) | Self::Pod(_, v6), Family::V6) => v6,
+            (Self::Unknown, _) => return None,
+        };
+        (!addr.is_unspecified()).then_some(addr)
+    }
+}
+
 #[inline(always)]
-fn choose<T: Tables>(tables: &mut T, call: &Call, frontend: &FrontendValue) -> Option<Result<Chosen, Refusal>> {
+fn is_loopback(addr: &Addr) -> bool {
+    matches!(addr.family(), Family::V4) && addr.v4_word().to_ne_bytes()[0] == 127
+}
+
+/// What the call is for.
+#[inline(always)]
+fn find<T: Tables>(tables: &T, call: &Call, caller: Caller) -> Destination {
+    let addr = match (is_loopback(&call.addr), caller) {
+        (false, _) => call.addr,
+        (true, Caller::Node(..)) => LOCALHOST,
+        (true, _) => return Destination::Foreign,
+    };
+    destination::find(tables, addr, call.port, call.protocol)
+}
+
+/// A backend for the call; `None`: its packets are to be judged, since they depend on
+/// an address that isn't known here, may not be served, or must be masqueraded.
+#[inline(always)]
+fn choose<T: Tables>(
+    tables: &mut T,
+    call: &Call,
+    caller: Caller,
+    frontend: &FrontendValue,
+) -> Option<Result<Chosen, Refusal>> {
+    if is_masqueraded(tables, caller, frontend) {
+        return None;
+    }
+    let address = caller.address(call.addr.family());
     let client = match frontend.affinity_seconds {
         0 => None,
-        _ => Some(client_address(tables, call)?),
+        _ => Some(address?),
     };
-    Some(select::select(tables, frontend, Scope::Internal, client.as_ref()))
+    if frontend.flags & FrontendValue::SOURCE_RANGES != 0 && !tables.in_source_ranges(frontend.service, &address?) {
+        return None;
+    }
+    let chosen = select::select(tables, frontend, Scope::Internal, client.as_ref());
+    // A pod that reaches itself sees the node's address.
+    let is_hairpin =
+        matches!(caller, Caller::Pod(..)) && matches!((chosen, address), (Ok(c), Some(own)) if c.addr == own);
+    (!is_hairpin).then_some(chosen)
 }
 
-/// The address that the socket's packets would have.
+/// Whether a backend may have to see the node's address, which only a process of the
+/// node shows by itself.
 #[inline(always)]
-fn client_address<T: Tables>(tables: &T, call: &Call) -> Option<Addr> {
-    let (v4, v6) = match tables.node() {
-        Some(node) if node.netns_cookie == call.netns => (node.v4, node.v6),
-        _ => {
-            let pod = tables.pod_netns(call.netns)?;
-            (pod.v4, pod.v6)
-        }
-    };
-    let addr = match call.addr.family() {
-        Family::V4 => v4,
-        Family::V6 => v6,
-    };
-    (!addr.is_unspecified()).then_some(addr)
-}
-
-#[inline(always)]
-fn is_node<T: Tables>(tables: &T, netns: u64) -> bool {
-    tables.node().is_some_and(|node| node.netns_cookie == netns)
+fn is_masqueraded<T: Tables>(tables: &T, caller: Caller, frontend: &FrontendValue) -> bool {
+    let flags = frontend.flags;
+    let is_external = flags & FrontendValue::EXTERNAL != 0;
+    match caller {
+        Caller::Node(..) => false,
+        Caller::Pod(..) if is_external => flags & FrontendValue::KEEP_CLIENT == 0,
+        // It may be outside the cluster, as its packets show.
+        Caller::Unknown if is_external => true,
+        _ => tables.node().is_some_and(|node| node.flags & NodeConfig::MASQUERADE_ALL != 0),
+    }
 }
 
 /// The backend that an unconnected socket's earlier datagrams to the frontend

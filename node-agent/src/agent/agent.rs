@@ -123,7 +123,7 @@ impl Agent {
         let began = Instant::now();
         let metrics = Metrics::new(tables.stats.clone());
         Ok(Self {
-            services: Services::adopt(tables.services, node_name)?,
+            services: Services::adopt(tables.services, node_name, flags.load_balancer_algorithm)?,
             model: Model::new(node_name),
             problems: Problems::default(),
             applied: BTreeMap::new(),
@@ -211,10 +211,10 @@ impl Agent {
         }
         let dirty = self.model.take_dirty();
         self.mark(&dirty);
-        self.apply_services(&dirty);
         if self.todo.node {
             self.look().await;
         }
+        self.apply_services(&dirty);
         if self.todo.networks {
             self.set_networks();
         }

@@ -5,10 +5,14 @@
 
 use std::{ffi::OsString, net::IpAddr, net::SocketAddr, ops::Deref, path::PathBuf};
 
-use clap::{ArgAction, Args, ValueEnum, builder::BoolishValueParser};
+use clap::{
+    ArgAction, Args, ValueEnum,
+    builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser},
+};
 use ipnetwork::IpNetwork;
 
 use super::paths::PathFlags;
+use crate::compile::Algorithm;
 
 const HEALTHZ_PORT: u16 = 10256;
 const METRICS_PORT: u16 = 10249;
@@ -87,6 +91,12 @@ pub struct Flags {
     #[arg(long, env = "FAIRLEAD_NODEPORT_ADDRESSES", default_value = "primary", value_name = "CIDRS|primary",
           value_parser = parse_nodeport_addresses)]
     pub nodeport_addresses: NodePortAddresses,
+
+    /// How backends are selected where a Service's annotation fairlead.io/load-balancer-algorithm doesn't say
+    #[arg(long, env = "FAIRLEAD_LOAD_BALANCER_ALGORITHM", default_value = "random", value_name = "ALGORITHM",
+          value_parser = PossibleValuesParser::new(Algorithm::NAMES.map(|(name, _)| name))
+              .map(|name| Algorithm::of_name(&name).unwrap_or_default()))]
+    pub load_balancer_algorithm: Algorithm,
 
     /// Where /healthz and /livez are served; "": nowhere
     #[arg(long, env = "FAIRLEAD_HEALTHZ_BIND_ADDRESS", default_value = "0.0.0.0:10256", value_name = "ADDRESS",
@@ -256,12 +266,6 @@ impl Flags {
             (self.xdp != XdpMode::Auto, "xdp", outside),
             (self.routing_mode != RoutingMode::Auto, "routing-mode", "pods of other nodes are not reached yet"),
             (self.masquerade_all, "masquerade-all", outside),
-            (!self.localhost_nodeports, "localhost-nodeports", "NodePorts are not served yet"),
-            (
-                self.nodeport_addresses != NodePortAddresses::Primary,
-                "nodeport-addresses",
-                "NodePorts are not served yet",
-            ),
             (!self.cluster_cidr.is_empty(), "cluster-cidr", "nothing is masqueraded yet"),
         ];
         let without_effect = flags.into_iter().filter(|(given, ..)| *given);

@@ -176,7 +176,7 @@ mod tests {
             external_ips: vec![],
             load_balancer: vec![],
             source_ranges: vec![],
-            has_source_ranges: false,
+            unread_source_ranges: false,
             ports: vec![],
             affinity_seconds: None,
             internal_policy: TrafficPolicy::Cluster,

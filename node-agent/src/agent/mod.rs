@@ -15,6 +15,7 @@ pub mod lock;
 pub mod logging;
 pub mod metrics;
 pub mod node;
+pub mod nodeport_addresses;
 pub mod paths;
 pub mod pods;
 pub mod problems;

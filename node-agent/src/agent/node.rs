@@ -68,6 +68,9 @@ pub struct Node {
     host_device: Option<HostDevice>,
     uplinks: BTreeSet<u32>,
     sources: NodeAddresses,
+    primary: NodeAddresses,
+    /// The addresses of its interfaces.
+    present: BTreeSet<IpAddr>,
     mtu: u32,
 }
 
@@ -85,6 +88,8 @@ impl Node {
             host_device: None,
             uplinks: BTreeSet::new(),
             sources: NodeAddresses::default(),
+            primary: NodeAddresses::default(),
+            present: BTreeSet::new(),
             mtu: fixed_mtu.unwrap_or(DEFAULT_MTU),
         })
     }
@@ -103,6 +108,16 @@ impl Node {
     /// routed, and the source addresses of such routes.
     pub fn host_device(&self) -> Option<(u32, NodeAddresses)> {
         self.host_device.as_ref().map(|device| (device.outer.index, self.sources))
+    }
+
+    /// The node's primary addresses.
+    pub fn primary(&self) -> NodeAddresses {
+        self.primary
+    }
+
+    /// The addresses of all its interfaces.
+    pub fn present_addresses(&self) -> &BTreeSet<IpAddr> {
+        &self.present
     }
 
     /// Sets what the kernel must be told once.
@@ -124,6 +139,8 @@ impl Node {
         let present = netlink.addresses().await?;
         let on_uplinks: Vec<IpAddr> = uplinks.iter().flat_map(|u| u.addresses.iter().map(|(ip, _)| *ip)).collect();
         let primary = primary(stated.iter().chain(&on_uplinks).copied());
+        self.primary = primary;
+        self.present = present.iter().map(|address| address.ip).collect();
         let is_present = |ip: &IpAddr| present.iter().any(|address: &InterfaceAddress| address.ip == *ip);
         self.sources = self::primary(stated.iter().chain(&on_uplinks).copied().filter(is_present));
         let mtu = self.fixed_mtu.or_else(|| uplinks.iter().map(|uplink| uplink.link.mtu).min());

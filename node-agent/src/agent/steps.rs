@@ -11,7 +11,7 @@ use super::{
     agent::{Agent, IDLE, Phase},
     install,
     metrics::Applied,
-    node,
+    node, nodeport_addresses,
     pods::KernelPods,
 };
 use crate::{
@@ -54,6 +54,14 @@ impl Agent {
     pub(super) async fn look(&mut self) {
         let looked = self.node.look(&self.model, &self.netlink, &self.node_tables, &mut self.problems).await;
         self.todo.node = !self.problems.record("the node's interfaces", looked);
+        let primary = self.node.primary();
+        let node_ports = nodeport_addresses::select(
+            &self.flags.nodeport_addresses,
+            self.flags.localhost_nodeports,
+            primary,
+            self.node.present_addresses(),
+        );
+        self.todo.services |= self.services.set_node(primary, &node_ports);
         if self.phase != Phase::InForce || self.todo.node {
             return;
         }

@@ -4,7 +4,7 @@
 //! bytes here as in the kernel programs. This module must not know what any of them means.
 
 use datapath::abi::{
-    Addr, Backend, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, PodNetns, PodValue,
+    Addr, Backend, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, PodNetns, PodValue, SourceRangeKey,
 };
 
 /// A type that is only its bytes.
@@ -23,4 +23,17 @@ macro_rules! plain {
     };
 }
 
-plain!(u32, u64, Addr, Backend, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, PodNetns, PodValue,);
+plain!(
+    u32,
+    u64,
+    Addr,
+    Backend,
+    FrontendKey,
+    FrontendValue,
+    NetworkKey,
+    NetworkValue,
+    NodeConfig,
+    PodNetns,
+    PodValue,
+    SourceRangeKey,
+);

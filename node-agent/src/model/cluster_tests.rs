@@ -18,7 +18,7 @@ fn service(name: &str, port: u16) -> Object {
         external_ips: Vec::new(),
         load_balancer: Vec::new(),
         source_ranges: Vec::new(),
-        has_source_ranges: false,
+        unread_source_ranges: false,
         ports: vec![ServicePort { name: "".into(), protocol: Protocol::Tcp, port, node_port: 0 }],
         affinity_seconds: None,
         internal_policy: TrafficPolicy::Cluster,
