@@ -47,6 +47,8 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How soon they are looked at after the kernel has told of a change: changes seldom come alone.
 const LOOK_AFTER_EVENT: Duration = Duration::from_millis(100);
+/// However many changes there are, looks are this far apart.
+const LOOKS_APART: Duration = Duration::from_secs(1);
 /// How long nothing must have changed before what was replaced is freed.
 pub(super) const IDLE: Duration = Duration::from_secs(2);
 /// After so many changes it is worth giving free memory back.
@@ -83,6 +85,7 @@ pub struct Agent {
     /// Changes since free memory was given back.
     changed: u64,
     look_at: Instant,
+    looked_at: Instant,
     pub(super) reclaim_at: Option<Instant>,
 }
 
@@ -162,6 +165,7 @@ impl Agent {
             changes: ChangeCount::default(),
             changed: 0,
             look_at: began + LOOK_EVERY,
+            looked_at: began,
             reclaim_at: None,
             flags,
             paths,
@@ -271,6 +275,7 @@ impl Agent {
         let now = Instant::now();
         if now >= self.look_at {
             self.look_at = now + LOOK_EVERY;
+            self.looked_at = now;
             self.todo.node = true;
             self.todo.peers = true;
             self.todo.routes = true;
@@ -301,11 +306,16 @@ impl Agent {
         let matters = match event {
             // Pods come and go by requests.
             Event::Interface(name) => !attachment::is_host_ifname(name),
-            Event::Address | Event::OthersRoute | Event::Lost => true,
+            Event::Address | Event::Lost => true,
+            // A routing daemon may have many that are none of our business.
+            Event::OthersRoute { destination, on_link } => {
+                *on_link || destination.prefix() == 0 || self.routing.route(destination).is_some()
+            }
             Event::OurRouteWent(destination) => self.peer_routes.has(destination) || self.routes.has(destination),
         };
         if matters {
-            self.look_at = self.look_at.min(Instant::now() + LOOK_AFTER_EVENT);
+            let soon = (Instant::now() + LOOK_AFTER_EVENT).max(self.looked_at + LOOKS_APART);
+            self.look_at = self.look_at.min(soon);
         }
     }
 

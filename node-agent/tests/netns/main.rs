@@ -303,7 +303,8 @@ fn routes_are_made_by_the_hundred_and_others_are_left() {
         standing.ours.sort();
         routes.sort();
         assert_eq!(standing.ours, routes);
-        assert_eq!(standing.foreign, [network("192.0.2.0/24"), network("2001:db8::/64")].into());
+        assert!(standing.foreign.contains(&network("192.0.2.0/24")), "{:?}", standing.foreign);
+        assert!(standing.foreign.contains(&network("2001:db8::/64")), "{:?}", standing.foreign);
 
         // By another node on the link, and to networks that somebody else has.
         let other = |route: &Route| Route { gateway: Some(ip("2001:db8::3")), ..*route };

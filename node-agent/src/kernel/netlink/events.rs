@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use super::{
     NetlinkError,
-    route::{destination, is_ours},
+    route::{destination, has_router, is_ours},
 };
 
 /// Something changed.
@@ -30,7 +30,12 @@ pub enum Event {
     /// Some interface's address came or went.
     Address,
     /// A route of somebody else's came, changed or went in the main table.
-    OthersRoute,
+    OthersRoute {
+        /// Where it leads.
+        destination: IpNetwork,
+        /// Whether it leads there without a router.
+        on_link: bool,
+    },
     /// One of our own routes went, by whomever.
     OurRouteWent(IpNetwork),
     /// Some events were lost.
@@ -85,13 +90,17 @@ fn event(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<Event> {
             Some(Event::Address)
         }
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
-            (is_main(&route) && !is_ours(&route)).then_some(Event::OthersRoute)
+            if is_main(&route) && !is_ours(&route) {
+                others_route(&route)
+            } else {
+                None
+            }
         }
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(route)) if is_main(&route) => {
             if is_ours(&route) {
                 destination(&route).map(Event::OurRouteWent)
             } else {
-                Some(Event::OthersRoute)
+                others_route(&route)
             }
         }
         NetlinkPayload::Overrun(_) => Some(Event::Lost),
@@ -104,6 +113,10 @@ fn name(link: LinkMessage) -> Option<String> {
         LinkAttribute::IfName(name) => Some(name),
         _ => None,
     })
+}
+
+fn others_route(route: &RouteMessage) -> Option<Event> {
+    Some(Event::OthersRoute { destination: destination(route)?, on_link: !has_router(route) })
 }
 
 fn is_main(route: &RouteMessage) -> bool {

@@ -232,6 +232,14 @@ fn comes_first(message: &RouteMessage) -> bool {
     !message.attributes.iter().any(|a| matches!(a, RouteAttribute::Priority(metric) if *metric > default))
 }
 
+/// Whether a route leads to a router, rather than straight to its destination.
+pub(super) fn has_router(message: &RouteMessage) -> bool {
+    let is_router = |attribute: &RouteAttribute| {
+        matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_))
+    };
+    message.attributes.iter().any(is_router)
+}
+
 /// Where a route leads, whatever its kind.
 pub(super) fn destination(message: &RouteMessage) -> Option<IpNetwork> {
     let any = match message.header.address_family {

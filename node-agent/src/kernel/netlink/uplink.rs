@@ -7,7 +7,7 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 
 use super::{
     Link, Netlink, NetlinkError,
-    route::{destination, is_ours},
+    route::{destination, has_router, is_ours},
 };
 
 /// An interface to the world outside the node.
@@ -74,8 +74,6 @@ fn default_route_interfaces(message: &RouteMessage) -> Vec<u32> {
 /// The network of a route that says that all of it is on the interface's link. A
 /// default route without a router says nothing about who is there.
 fn on_link_network(message: &RouteMessage, ifindex: u32) -> Option<IpNetwork> {
-    let has = |wanted: fn(&RouteAttribute) -> bool| message.attributes.iter().any(wanted);
-    let has_router = has(|a| matches!(a, RouteAttribute::Gateway(_) | RouteAttribute::Via(_)));
     let through_it = message.attributes.contains(&RouteAttribute::Oif(ifindex));
     let is_plain = message.header.kind == RouteType::Unicast && !is_ours(message);
     let network = destination(message)?;
@@ -83,5 +81,5 @@ fn on_link_network(message: &RouteMessage, ifindex: u32) -> Option<IpNetwork> {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_multicast(),
     };
-    (is_plain && through_it && !has_router && network.prefix() > 0 && !is_link_local).then_some(network)
+    (is_plain && through_it && !has_router(message) && network.prefix() > 0 && !is_link_local).then_some(network)
 }
