@@ -154,6 +154,13 @@ impl Claims {
             .take_while(|((range, _), _)| range.first <= widest.last.0)
             .map(|((range, node), (network, seniority))| (*seniority, node.clone(), *range, *network))
             .collect();
+        // Nearly always nobody else claims any of it.
+        if let [(_, node, range, _)] = &claims[..] {
+            if self.lost.remove(&(*range, node.clone())).is_some() {
+                affected.insert(node.clone());
+            }
+            return;
+        }
         claims.sort();
         // Disjoint, so only the neighbours can overlap.
         let mut held: BTreeMap<u128, (u128, Holder)> = BTreeMap::new();
