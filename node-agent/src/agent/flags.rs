@@ -12,6 +12,7 @@ use clap::{
 use ipnetwork::IpNetwork;
 
 use super::paths::PathFlags;
+pub use crate::routing::RoutingMode;
 use crate::compile::Algorithm;
 
 const HEALTHZ_PORT: u16 = 10256;
@@ -140,17 +141,6 @@ pub enum XdpMode {
     Off,
 }
 
-/// How packets get to pods of other nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum RoutingMode {
-    /// Natively to nodes on the same link, else by VXLAN.
-    Auto,
-    /// By the network's own routes.
-    Native,
-    /// In VXLAN.
-    Vxlan,
-}
-
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -264,9 +254,7 @@ impl Flags {
         let outside = "traffic from outside the cluster is not balanced yet";
         let flags = [
             (self.xdp != XdpMode::Auto, "xdp", outside),
-            (self.routing_mode != RoutingMode::Auto, "routing-mode", "pods of other nodes are not reached yet"),
             (self.masquerade_all, "masquerade-all", outside),
-            (!self.cluster_cidr.is_empty(), "cluster-cidr", "nothing is masqueraded yet"),
         ];
         let without_effect = flags.into_iter().filter(|(given, ..)| *given);
         without_effect.map(|(_, flag, why)| format!("--{flag} has no effect yet: {why}")).collect()

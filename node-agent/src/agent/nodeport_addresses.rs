@@ -5,7 +5,8 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use super::{flags::NodePortAddresses, node::NodeAddresses};
+use super::flags::NodePortAddresses;
+use crate::routing::NodeAddresses;
 
 /// The node's addresses that the flags select, of those that it has.
 ///

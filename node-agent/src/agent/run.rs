@@ -32,7 +32,7 @@ use crate::{
     },
     cni::{service::CniService, store::StoreError},
     kernel::{
-        netlink::{Netlink, NetlinkError},
+        netlink::{Events, Netlink, NetlinkError},
         netns::{self, NetnsError},
         programs::kernel_release,
         service_tables::ServiceTableError,
@@ -97,7 +97,8 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
     let Source { mut messages, control } = source::start(&source_spec(&flags)).await?;
     let (dataplane, tables) = Dataplane::open(&paths, flags.socket_lb)?;
     let netlink = Netlink::open()?;
-    let node = Node::new(flags.devices.0.clone(), flags.mtu)?;
+    let mut events = Events::subscribe()?;
+    let node = Node::new(&flags)?;
     let cni = if flags.cni { Some(CniService::load(&paths.run_dir)?) } else { None };
     let (vitals, watched) = watch::channel(Vitals::new());
     let (health_address, metrics_address) = (flags.healthz_bind_address.0, flags.metrics_bind_address.0);
@@ -144,6 +145,7 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
                 }
             },
             Some(said) = listening.recv() => note(&mut agent, &said),
+            Some(event) = events.next() => agent.heard(&event),
             () = sleep_until(wake) => agent.tick().await,
         }
         for reply in waiters.due(agent.in_sync(), Instant::now()) {

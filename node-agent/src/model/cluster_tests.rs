@@ -64,6 +64,7 @@ fn pod(name: &str, node: &str) -> Object {
 fn node(name: &str, zone: &str) -> Object {
     Node {
         key: ObjectKey::new("", name),
+        created: 0,
         pod_cidrs: Vec::new(),
         addresses: Vec::new(),
         zone: zone.into(),

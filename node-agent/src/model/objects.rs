@@ -282,6 +282,9 @@ pub struct Pod {
 pub struct Node {
     /// Its name; the namespace is "".
     pub key: ObjectKey,
+    /// `metadata.creationTimestamp` in Unix seconds, 0 if unknown: of two Nodes that
+    /// have overlapping podCIDRs, the older keeps its own.
+    pub created: i64,
     /// `spec.podCIDRs` (or `podCIDR`).
     pub pod_cidrs: Vec<IpNetwork>,
     /// `status.addresses` of type InternalIP, then ExternalIP.

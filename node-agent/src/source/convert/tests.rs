@@ -407,6 +407,7 @@ fn pods() {
 fn nodes() {
     let plain = || Node {
         key: ObjectKey::new("", "x"),
+        created: 0,
         pod_cidrs: Vec::new(),
         addresses: Vec::new(),
         zone: "".into(),
@@ -416,7 +417,10 @@ fn nodes() {
         (json!({}), plain(), ""),
         (
             json!({
-                "metadata": {"labels": {"topology.kubernetes.io/zone": "z1"}},
+                "metadata": {
+                    "creationTimestamp": "1970-01-01T00:01:00Z",
+                    "labels": {"topology.kubernetes.io/zone": "z1"},
+                },
                 "spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd00:1::/64"]},
                 "status": {"addresses": [
                     {"type": "ExternalIP", "address": "192.0.2.1"},
@@ -426,6 +430,7 @@ fn nodes() {
                 ]},
             }),
             Node {
+                created: 60,
                 pod_cidrs: networks(&["10.1.0.0/24", "fd00:1::/64"]),
                 addresses: ips(&["192.168.0.2", "fd00::2", "192.0.2.1"]),
                 zone: "z1".into(),
