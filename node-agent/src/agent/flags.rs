@@ -252,7 +252,7 @@ impl Flags {
     /// One line for each flag whose value matters only to what isn't there yet.
     pub fn without_effect(&self) -> Vec<String> {
         let outside = "traffic from outside the cluster is not balanced yet";
-        let flags = [(self.xdp != XdpMode::Auto, "xdp", outside), (self.masquerade_all, "masquerade-all", outside)];
+        let flags = [(self.xdp != XdpMode::Auto, "xdp", outside)];
         let without_effect = flags.into_iter().filter(|(given, ..)| *given);
         without_effect.map(|(_, flag, why)| format!("--{flag} has no effect yet: {why}")).collect()
     }

@@ -19,9 +19,8 @@ use crate::{
     },
     model::{Model, change::Problem, objects::ObjectKey},
     plan::{Capacities, NoLocalEndpoints, Outcome, ServicePlan},
+    routing::NodeAddresses,
 };
-
-use crate::routing::NodeAddresses;
 
 /// How often a plan that says that there is more to do is asked again at once.
 const ROUNDS: usize = 4;

@@ -73,6 +73,9 @@ impl Agent {
             self.node.present_addresses(),
         );
         self.todo.services |= self.services.set_node(primary, &node_ports);
+        // Addresses are the node's, and other nodes on its links, at once.
+        self.apply_networks();
+        self.todo.peers |= self.phase == Phase::InForce;
         if self.phase != Phase::InForce || self.todo.node {
             return;
         }
