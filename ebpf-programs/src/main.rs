@@ -8,6 +8,7 @@
 #![cfg(target_arch = "bpf")]
 
 mod maps;
+mod route;
 mod skb;
 mod sockets;
 mod tables;

@@ -128,13 +128,31 @@ pub enum Program {
     ToPod,
     /// The node's own packets for Services.
     FromHost,
+    /// What the node sends to itself.
+    FromHostLoopback,
     /// What comes in by an uplink.
     FromNetwork,
+    /// What comes in by the overlay.
+    FromOverlay,
+    /// What leaves by an uplink.
+    ToNetwork,
+    /// What leaves by the overlay.
+    ToOverlay,
 }
 
 impl Program {
     /// The programs of interfaces.
-    const INTERFACE: [Self; 5] = [Self::FromPod, Self::FromHeldPod, Self::ToPod, Self::FromHost, Self::FromNetwork];
+    const INTERFACE: [Self; 9] = [
+        Self::FromPod,
+        Self::FromHeldPod,
+        Self::ToPod,
+        Self::FromHost,
+        Self::FromHostLoopback,
+        Self::FromNetwork,
+        Self::FromOverlay,
+        Self::ToNetwork,
+        Self::ToOverlay,
+    ];
 
     /// Its name in the object.
     pub const fn name(self) -> &'static str {
@@ -144,7 +162,11 @@ impl Program {
             Self::FromHeldPod => "from_held_pod",
             Self::ToPod => "to_pod",
             Self::FromHost => "from_host",
+            Self::FromHostLoopback => "from_host_loopback",
             Self::FromNetwork => "from_network",
+            Self::FromOverlay => "from_overlay",
+            Self::ToNetwork => "to_network",
+            Self::ToOverlay => "to_overlay",
         }
     }
 }
