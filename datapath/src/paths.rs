@@ -12,6 +12,8 @@
 //! Invariant: a packet between pods of one node that needs no translation costs
 //! one look-up. What was rewritten is delivered or dropped, never passed half done.
 
+pub mod wire;
+
 use crate::{
     abi::{Addr, Be16, DropReason, Family, FlowKey, FlowValue, FragmentValue, NetworkValue, PodValue},
     destination::{self, Destination},
@@ -24,7 +26,7 @@ use crate::{
     },
     select::{self, Refusal, Scope},
     tables::Tables,
-    track::{self, NewFlow},
+    track::{self, Found, NewFlow},
 };
 
 /// What is at hand while a packet is judged. It's too large for the kernel's
@@ -196,8 +198,12 @@ fn follow_flow<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &m
         let Some(quote) = find_quoted(packet, work, tables) else { return Ok(false) };
         icmp_error::rewrite_error(packet, &mut work.headers, quote, &work.ends)
     } else {
-        if !find_flow(work, tables) {
+        let found = find_flow(work, tables);
+        if !found.is_flow() {
             return Ok(false);
+        }
+        if found.is_last() {
+            track::end(tables, &work.key, &work.ends);
         }
         rewrite::rewrite(packet, &mut work.headers, &work.ends)
     };
@@ -302,19 +308,19 @@ fn find_quoted<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T
 /// Finds the packet's flow, and notes what it becomes. A later fragment has the
 /// ports that its first one had.
 #[inline(always)]
-fn find_flow<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
+fn find_flow<T: Tables>(work: &mut Work, tables: &mut T) -> Found {
     let headers = &mut work.headers;
     if !track::has_ports(headers.protocol) {
-        return false;
+        return Found::NO_FLOW;
     }
     if headers.fragment == Fragment::Later {
-        let Some(ports) = tables.fragment(&headers.datagram()) else { return false };
+        let Some(ports) = tables.fragment(&headers.datagram()) else { return Found::NO_FLOW };
         headers.src_port = ports.src_port;
         headers.dst_port = ports.dst_port;
     }
     work.key = headers.flow();
     let found = track::find(tables, headers, &work.key, &mut work.ends);
-    if found {
+    if found.is_flow() {
         remember_fragment(headers, tables);
     }
     found

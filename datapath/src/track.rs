@@ -64,13 +64,44 @@ struct Passed {
     idle: u32,
 }
 
+/// What is known of a packet's flow. One word: the verifier bears no other result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found(u32);
+
+impl Found {
+    /// It is of none.
+    pub const NO_FLOW: Self = Self(0);
+    const FLOW: u32 = 1 << 0;
+    const REVERSE: u32 = 1 << 1;
+    const LAST: u32 = 1 << 2;
+
+    /// The packet is of a flow.
+    #[inline(always)]
+    pub const fn is_flow(self) -> bool {
+        self.0 & Self::FLOW != 0
+    }
+
+    /// The packet comes from its flow's backend.
+    #[inline(always)]
+    pub const fn is_reverse(self) -> bool {
+        self.0 & Self::REVERSE != 0
+    }
+
+    /// The packet is its flow's last: [`end`] is to be called once it passes.
+    #[inline(always)]
+    pub const fn is_last(self) -> bool {
+        self.0 & Self::LAST != 0
+    }
+}
+
 /// Looks a packet's flow up, notes that it passed, and fills in what it becomes.
+/// Asked again about the same packet, it answers the same.
 ///
 /// A forward flow that must not go on is forgotten and not found: its backend is
 /// gone (kube-proxy deletes such flows of UDP; established TCP goes on to its
 /// end), it was idle for too long, or a SYN begins anew on old ports.
 #[inline(never)]
-pub fn find<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, found: &mut Ends) -> bool {
+pub fn find<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, becomes: &mut Ends) -> Found {
     let now = seconds(tables);
     let bits = match headers.transport {
         Transport::Tcp(flags) if flags & (tcp_flags::FIN | tcp_flags::RST) != 0 => FlowValue::CLOSING,
@@ -87,26 +118,38 @@ pub fn find<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, found: 
         if flags & bits != bits {
             flow.flags = flags | bits;
         }
-        *found = ends(flow);
+        *becomes = ends(flow);
         Passed { flags, service: flow.service, backend: flow.backend, generation: flow.generation, idle }
     });
-    let Some(passed) = passed else { return false };
-    let back = answers_to(found, key.protocol);
+    let Some(passed) = passed else { return Found::NO_FLOW };
+    let back = answers_to(becomes, key.protocol);
     let forward = passed.flags & FlowValue::REVERSE == 0;
     if forward && !goes_on(tables, headers, &passed, &back) {
         remove_both(tables, key, &back);
-        return false;
+        return Found::NO_FLOW;
     }
-    if bits == FlowValue::ESTABLISHED && passed.flags & FlowValue::CLOSING != 0 {
-        // Both ends have closed, and this acknowledges it: the entries would only
-        // push those of quieter flows out of the table.
-        if tables.flow(&back, |flow| flow.flags & FlowValue::CLOSING != 0).unwrap_or(true) {
-            remove_both(tables, key, &back);
-        }
-    } else if forward && passed.idle != 0 {
+    // Both ends have closed, and this acknowledges it.
+    let ended = bits == FlowValue::ESTABLISHED
+        && passed.flags & FlowValue::CLOSING != 0
+        && tables.flow(&back, |flow| flow.flags & FlowValue::CLOSING != 0).unwrap_or(true);
+    if forward && passed.idle != 0 && !ended {
         mend(tables, key, &passed, &back);
     }
-    true
+    let mut found = Found::FLOW;
+    if !forward {
+        found |= Found::REVERSE;
+    }
+    if ended {
+        found |= Found::LAST;
+    }
+    Found(found)
+}
+
+/// Forgets a flow whose last packet has passed: its entries would only push those
+/// of quieter flows out of the table.
+#[inline(never)]
+pub fn end<T: Tables>(tables: &mut T, key: &FlowKey, becomes: &Ends) {
+    remove_both(tables, key, &answers_to(becomes, key.protocol));
 }
 
 #[inline(always)]

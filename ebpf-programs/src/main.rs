@@ -7,11 +7,13 @@
 // For any other target there is nothing to build: the programs exist in the kernel only.
 #![cfg(target_arch = "bpf")]
 
+mod frame;
 mod maps;
 mod skb;
 mod sockets;
 mod tables;
 mod traffic;
+mod xdp;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use datapath::abi::{
     AffinityKey, AffinityValue, Backend, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey, FrontendValue,
-    NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, SocketPeerKey, SocketPeerValue, capacity,
+    NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, SocketPeerKey, SocketPeerValue, UplinkValue, capacity,
 };
 use datapath::paths::Work;
 
@@ -46,6 +46,9 @@ pub static POD_NETNS: HashMap<u64, PodNetns> = HashMap::with_max_entries(capacit
 
 #[map]
 pub static NETWORKS: LpmTrie<[u32; 4], NetworkValue> = LpmTrie::with_max_entries(capacity::NETWORKS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static UPLINKS: HashMap<u32, UplinkValue> = HashMap::with_max_entries(capacity::UPLINKS, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, FlowValue> = LruHashMap::with_max_entries(capacity::FLOWS, 0);

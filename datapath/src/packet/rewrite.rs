@@ -42,6 +42,38 @@ pub fn rewrite<P: Packet>(packet: &mut P, headers: &mut Headers, ends: &Ends) ->
     Ok(())
 }
 
+/// How many hops the packet may still make, the next one among them.
+#[inline(always)]
+pub fn hops_left<P: Packet>(packet: &P, family: Family) -> Option<u8> {
+    match family {
+        Family::V4 => packet.read(8).map(|[word]: [u32; 1]| word.to_ne_bytes()[0]),
+        Family::V6 => packet.read(4).map(|[word]: [u32; 1]| word.to_ne_bytes()[3]),
+    }
+}
+
+/// Takes one from the hops that the packet may make, of which there is one.
+///
+/// # Errors
+/// The packet ends early, or could not be made writable.
+#[inline(always)]
+pub fn hop<P: Packet>(packet: &mut P, family: Family) -> Result<(), AccessError> {
+    match family {
+        Family::V4 => {
+            let [word] = packet.read(8).ok_or(AccessError)?;
+            let [ttl, protocol, a, b] = u32::to_ne_bytes(word);
+            let pair = |ttl| u32::from(u16::from_ne_bytes([ttl, protocol]));
+            let change = Change::NONE.word(pair(ttl), pair(ttl.wrapping_sub(1)));
+            let [a, b] = checksum::update(u16::from_ne_bytes([a, b]), change.sum()).to_ne_bytes();
+            packet.write(8, [u32::from_ne_bytes([ttl.wrapping_sub(1), protocol, a, b])])
+        }
+        Family::V6 => {
+            let [word] = packet.read(4).ok_or(AccessError)?;
+            let [a, b, next, hops] = u32::to_ne_bytes(word);
+            packet.write(4, [u32::from_ne_bytes([a, b, next, hops.wrapping_sub(1)])])
+        }
+    }
+}
+
 /// Writes addresses into the IPv4 header at `start` and mends its checksum.
 /// Returns the change of the addresses alone.
 #[inline(always)]

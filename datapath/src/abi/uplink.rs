@@ -1,0 +1,26 @@
+//! Interfaces to the world, as XDP sees them.
+
+use super::assert_size;
+
+/// What XDP may do with an uplink, found by its interface's index.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct UplinkValue {
+    /// Bits below.
+    pub flags: u32,
+    /// The interface's MAC address: frames to others, as a bridge floods them, are not
+    /// for us.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+impl UplinkValue {
+    /// Frames that came in by it can be sent back by it. A veth's would be lost
+    /// unless its peer takes them.
+    pub const SENDS_BACK: u32 = 1 << 0;
+    /// Frames that came in by another interface can be sent by it.
+    pub const SENDS: u32 = 1 << 1;
+}
+
+assert_size!(UplinkValue = 12);
