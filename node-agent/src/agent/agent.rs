@@ -21,11 +21,13 @@ use super::{
     retry::Retry,
     services::Services,
     vitals::Vitals,
+    xdp::Xdp,
 };
 use crate::{
     cni::service::CniService,
     kernel::{
         memory,
+        netdev::XdpChanges,
         netlink::Netlink,
         node_tables::NodeTables,
         pod_tables::PodTables,
@@ -63,6 +65,7 @@ pub struct Agent {
     pub(super) cni: Option<CniService>,
     pub(super) node: Node,
     pub(super) routes: HostRoutes,
+    pub(super) xdp: Xdp,
     pub(super) metrics: Metrics,
     vitals: watch::Sender<Vitals>,
     pub(super) began: Instant,
@@ -131,6 +134,7 @@ impl Agent {
             node_tables: tables.node,
             pod_tables: tables.pods,
             routes: HostRoutes::default(),
+            xdp: Xdp::new(flags.xdp),
             phase: Phase::Listing,
             node_seen: false,
             todo: Todo { node: true, install: cni.is_some(), ..Todo::default() },
@@ -259,6 +263,25 @@ impl Agent {
         self.reconcile().await;
     }
 
+    /// Word of what XDP can do with interfaces.
+    pub fn watch_xdp(&mut self) -> Option<XdpChanges> {
+        match self.xdp.watch() {
+            Ok(changes) => changes,
+            Err(error) => {
+                self.problems.set("XDP", format!("no word of what it can do with interfaces: {error}"));
+                None
+            }
+        }
+    }
+
+    /// What XDP can do has changed on an interface, or on any.
+    pub async fn xdp_changed(&mut self, ifindex: Option<u32>) {
+        if ifindex.is_none_or(|ifindex| self.xdp.concerns(ifindex)) {
+            self.todo.node = true;
+            self.reconcile().await;
+        }
+    }
+
     /// When [`Agent::tick`] is due.
     pub fn next_tick(&self) -> Instant {
         let times = [Some(self.look_at), self.reclaim_at, self.retry.at()];
@@ -298,6 +321,7 @@ impl Agent {
         self.todo.install |= dirty.own_node && self.cni.is_some();
         for key in &dirty.services {
             self.routes.set_service(key, self.model.service(key));
+            self.todo.node |= self.xdp.set_service(key, self.model.service(key));
         }
     }
 

@@ -253,7 +253,6 @@ impl Flags {
     pub fn without_effect(&self) -> Vec<String> {
         let outside = "traffic from outside the cluster is not balanced yet";
         let flags = [
-            (self.xdp != XdpMode::Auto, "xdp", outside),
             (self.routing_mode != RoutingMode::Auto, "routing-mode", "pods of other nodes are not reached yet"),
             (self.masquerade_all, "masquerade-all", outside),
             (!self.localhost_nodeports, "localhost-nodeports", "NodePorts are not served yet"),

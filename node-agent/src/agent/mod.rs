@@ -27,3 +27,4 @@ mod steps;
 pub mod vitals;
 pub mod waiters;
 mod wiring;
+pub mod xdp;

@@ -19,7 +19,7 @@ use crate::{
     kernel::{
         links::{Hook, LinkError},
         map::MapError,
-        netlink::{HostDevice, InterfaceAddress, Netlink, NetlinkError, Uplink},
+        netlink::{HostDevice, InterfaceAddress, Link, Netlink, NetlinkError, Uplink},
         netns::{self, NetnsError},
         node_tables::NodeTables,
         programs::Program,
@@ -66,7 +66,7 @@ pub struct Node {
     own_addresses: BTreeSet<IpAddr>,
     networks: Option<BTreeMap<IpNetwork, NetworkValue>>,
     host_device: Option<HostDevice>,
-    uplinks: BTreeSet<u32>,
+    uplinks: Vec<Link>,
     sources: NodeAddresses,
     mtu: u32,
 }
@@ -83,7 +83,7 @@ impl Node {
             own_addresses: BTreeSet::new(),
             networks: None,
             host_device: None,
-            uplinks: BTreeSet::new(),
+            uplinks: Vec::new(),
             sources: NodeAddresses::default(),
             mtu: fixed_mtu.unwrap_or(DEFAULT_MTU),
         })
@@ -129,7 +129,7 @@ impl Node {
         let mtu = self.fixed_mtu.or_else(|| uplinks.iter().map(|uplink| uplink.link.mtu).min());
         self.mtu = mtu.unwrap_or(DEFAULT_MTU);
         self.own_addresses = stated.iter().copied().chain(present.iter().map(|address| address.ip)).collect();
-        self.uplinks = uplinks.iter().map(|uplink| uplink.link.index).collect();
+        self.uplinks = uplinks.iter().map(|uplink| uplink.link.clone()).collect();
         let device = netlink.host_device(self.mtu).await?;
         let ports = self.masquerade_ports(problems);
         let config = NodeConfig {
@@ -178,9 +178,14 @@ impl Node {
         self.networks.as_ref().map_or(0, BTreeMap::len)
     }
 
+    /// The interfaces through which the node reaches the world.
+    pub fn uplinks(&self) -> &[Link] {
+        &self.uplinks
+    }
+
     /// The hooks of the node's own interfaces, and the program for each.
     pub fn hooks(&self) -> Vec<(Hook, Program)> {
-        let uplinks = self.uplinks.iter().map(|ifindex| (Hook::Ingress(*ifindex), Program::FromNetwork));
+        let uplinks = self.uplinks.iter().map(|link| (Hook::Ingress(link.index), Program::FromNetwork));
         let host = self.host_device.iter().map(|device| (Hook::Egress(device.outer.index), Program::FromHost));
         uplinks.chain(host).collect()
     }

@@ -32,6 +32,7 @@ use crate::{
     },
     cni::{service::CniService, store::StoreError},
     kernel::{
+        netdev::XdpChanges,
         netlink::{Netlink, NetlinkError},
         netns::{self, NetnsError},
         programs::kernel_release,
@@ -116,6 +117,7 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
         tokio::spawn(http::serve("--metrics-bind-address", address, http::metrics(agent.metrics()), said));
     }
 
+    let mut xdp_changes = agent.watch_xdp();
     let mut waiters = Waiters::default();
     let result = loop {
         let wake = waiters.next_deadline().into_iter().chain([agent.next_tick()]).min().expect("there are two");
@@ -144,6 +146,7 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
                 }
             },
             Some(said) = listening.recv() => note(&mut agent, &said),
+            change = next_change(&mut xdp_changes) => agent.xdp_changed(change).await,
             () = sleep_until(wake) => agent.tick().await,
         }
         for reply in waiters.due(agent.in_sync(), Instant::now()) {
@@ -174,6 +177,18 @@ fn answer(agent: &Agent, reply: Reply) {
         // Whoever asked may have gone.
         let _ = reply.send(Response::Status(Box::new(report::with_counts(report, &stats))));
     });
+}
+
+/// Of which interface XDP's abilities have changed; `None`: of any.
+async fn next_change(changes: &mut Option<XdpChanges>) -> Option<u32> {
+    match changes {
+        Some(watched) => watched.next().await.unwrap_or_else(|error| {
+            warn!(%error, "no more word of what XDP can do; it is looked at every few seconds");
+            *changes = None;
+            None
+        }),
+        None => std::future::pending().await,
+    }
 }
 
 fn note(agent: &mut Agent, said: &Listening) {

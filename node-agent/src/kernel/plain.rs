@@ -5,6 +5,7 @@
 
 use datapath::abi::{
     Addr, Backend, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, PodNetns, PodValue,
+    UplinkValue,
 };
 
 /// A type that is only its bytes.
@@ -23,4 +24,5 @@ macro_rules! plain {
     };
 }
 
-plain!(u32, u64, Addr, Backend, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, PodNetns, PodValue,);
+plain!(u32, u64, Addr, Backend, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, PodNetns, PodValue,
+    UplinkValue,);

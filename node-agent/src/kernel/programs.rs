@@ -130,11 +130,14 @@ pub enum Program {
     FromHost,
     /// What comes in by an uplink.
     FromNetwork,
+    /// The same, before the kernel makes a socket buffer of it.
+    FromWire,
 }
 
 impl Program {
     /// The programs of interfaces.
-    const INTERFACE: [Self; 5] = [Self::FromPod, Self::FromHeldPod, Self::ToPod, Self::FromHost, Self::FromNetwork];
+    const INTERFACE: [Self; 6] =
+        [Self::FromPod, Self::FromHeldPod, Self::ToPod, Self::FromHost, Self::FromNetwork, Self::FromWire];
 
     /// Its name in the object.
     pub const fn name(self) -> &'static str {
@@ -145,6 +148,7 @@ impl Program {
             Self::ToPod => "to_pod",
             Self::FromHost => "from_host",
             Self::FromNetwork => "from_network",
+            Self::FromWire => "from_wire",
         }
     }
 }
@@ -260,6 +264,7 @@ fn load_one(program: &mut aya::programs::Program) -> Result<OwnedFd, ProgramErro
     use aya::programs::Program as Aya;
     match program {
         Aya::SchedClassifier(program) => program.load()?,
+        Aya::Xdp(program) => program.load()?,
         Aya::CgroupSockAddr(program) => program.load()?,
         _ => return Err(ProgramError::UnexpectedProgramType),
     }
