@@ -1,14 +1,15 @@
 //! The benchmark's generated rules against those that kube-proxy itself writes for the
 //! same Services. Skipped where kube-proxy is not on PATH.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr};
 
 use tests::{
-    bench::kube_proxy::{Mode, is_on_path, load_generated_rules, load_rules},
+    bench::kube_proxy::{Mode, ProxiedNode, is_on_path, load_generated_rules, load_rules},
     privilege::root_or_skip,
     sandbox::{Namespace, Sandbox, make_directory, run},
 };
 
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
 const POD_CIDR: &str = "10.244.1.0/24";
 const SERVICE_CIDR: &str = "10.96.0.0/16";
 const MANIFESTS: &str = "
@@ -18,7 +19,8 @@ metadata: {namespace: shop, name: web}
 spec:
   clusterIP: 10.96.0.10
   clusterIPs: [10.96.0.10]
-  ports: [{name: http, protocol: TCP, port: 80}, {name: dns, protocol: UDP, port: 53}]
+  type: NodePort
+  ports: [{name: http, protocol: TCP, port: 80, nodePort: 30080}, {name: dns, protocol: UDP, port: 53}]
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -77,8 +79,12 @@ fn compare(mode: Mode, rules: impl Fn(&Namespace) -> String) {
     make_directory(&manifests);
     fs::write(manifests.join("services.yaml"), MANIFESTS).unwrap();
     let (real, generated) = (sandbox.namespace("real"), sandbox.namespace("generated"));
-    load_rules(mode, &manifests, &real, POD_CIDR, SERVICE_CIDR).unwrap();
-    load_generated_rules(mode, &manifests, &generated, POD_CIDR, SERVICE_CIDR).unwrap();
+    let node = |namespace| ProxiedNode { namespace, address: ADDRESS, pod_cidr: POD_CIDR, service_cidr: SERVICE_CIDR };
+    for namespace in [&real, &generated] {
+        namespace.ip(&format!("address add {ADDRESS}/32 dev lo"));
+    }
+    load_rules(mode, &manifests, node(&real)).unwrap();
+    load_generated_rules(mode, &manifests, node(&generated)).unwrap();
     let [real, generated] = [real, generated].map(|node| sorted(&rules(&node)));
     let missing: Vec<&String> = real.iter().filter(|line| !generated.contains(line)).collect();
     let extra: Vec<&String> = generated.iter().filter(|line| !real.contains(line)).collect();
@@ -112,16 +118,18 @@ fn without_comment(line: &str) -> String {
 /// names proper are hashes.
 fn by_content(saved: &str) -> String {
     let mut names: BTreeMap<String, String> = BTreeMap::new();
-    for from in ["KUBE-SERVICES", "KUBE-SVC-"] {
+    for from in ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-SVC-"] {
         let mut place: BTreeMap<String, usize> = BTreeMap::new();
         for line in saved.lines().map(without_comment) {
             let Some((chain, to)) = line.strip_prefix("-A ").and_then(|rule| rule.split_once(" -j ")) else { continue };
             let (chain, condition) = chain.split_once(' ').unwrap_or((chain, ""));
-            if !chain.starts_with(from) || !(to.starts_with("KUBE-SVC-") || to.starts_with("KUBE-SEP-")) {
+            if !chain.starts_with(from) || !["KUBE-SVC-", "KUBE-SEP-", "KUBE-EXT-"].iter().any(|kind| to.starts_with(kind)) {
                 continue;
             }
             let name = if from == "KUBE-SERVICES" {
                 format!("service[{condition}]")
+            } else if from == "KUBE-NODEPORTS" {
+                format!("external[{condition}]")
             } else {
                 let place = place.entry(chain.to_owned()).or_default();
                 *place += 1;
@@ -162,7 +170,7 @@ fn blocks(listing: &str) -> String {
 }
 
 fn without_hash(word: &str) -> String {
-    match word.strip_prefix("service-") {
+    match word.strip_prefix("service-").or(word.strip_prefix("external-")) {
         Some(name) if name.contains('/') => name.split_once('-').map_or(name, |(_, name)| name).to_owned(),
         _ => word.to_owned(),
     }

@@ -1,8 +1,8 @@
 //! The baseline: the rules that kube-proxy writes for the same manifests.
 //!
 //! Where kube-proxy is on PATH, it writes them itself. Else they are generated, as
-//! kube-proxy 1.36 leaves them in the kernel for ClusterIP Services, rule by rule
-//! (the test `kube_proxy` compares them where it can). The generators share no code
+//! kube-proxy 1.36 leaves them in the kernel for ClusterIP and NodePort Services, rule by
+//! rule (the test `kube_proxy` compares them where it can). The generators share no code
 //! with Fairlead's compiler. What they leave out makes the baseline faster, never
 //! slower: nfacct counters and comments.
 
@@ -12,7 +12,7 @@ mod nftables;
 mod objects;
 mod program;
 
-use std::{fs, io::Write, net::IpAddr, path::Path, process::Stdio};
+use std::{fs, io::Write, net::{IpAddr, Ipv4Addr}, path::Path, process::Stdio};
 
 use anyhow::{Context, Result, ensure};
 pub use iptables::iptables_rules;
@@ -43,6 +43,19 @@ impl Mode {
     }
 }
 
+/// A node, as kube-proxy sees it.
+#[derive(Clone, Copy)]
+pub struct ProxiedNode<'a> {
+    /// Its network namespace.
+    pub namespace: &'a Namespace,
+    /// Its address, at which NodePorts are; none of its interfaces needs to have it.
+    pub address: Ipv4Addr,
+    /// Its pods' network.
+    pub pod_cidr: &'a str,
+    /// The Services' network.
+    pub service_cidr: &'a str,
+}
+
 /// Whose rules [`load_rules`] loads.
 pub fn origin() -> String {
     match program::find() {
@@ -64,10 +77,10 @@ pub fn is_on_path() -> bool {
 ///
 /// # Errors
 /// A manifest that can't be read, or a program that fails or isn't installed.
-pub fn load_rules(mode: Mode, manifests: &Path, node: &Namespace, pod_cidr: &str, service_cidr: &str) -> Result<()> {
+pub fn load_rules(mode: Mode, manifests: &Path, node: ProxiedNode<'_>) -> Result<()> {
     match program::find() {
-        Some(program) => program::write_rules(&program, mode, manifests, node, pod_cidr, service_cidr),
-        None => load_generated_rules(mode, manifests, node, pod_cidr, service_cidr),
+        Some(program) => program::write_rules(&program, mode, manifests, node),
+        None => load_generated_rules(mode, manifests, node),
     }
 }
 
@@ -75,20 +88,15 @@ pub fn load_rules(mode: Mode, manifests: &Path, node: &Namespace, pod_cidr: &str
 ///
 /// # Errors
 /// A manifest that can't be read, or a loader that fails or isn't installed.
-pub fn load_generated_rules(
-    mode: Mode,
-    manifests: &Path,
-    node: &Namespace,
-    pod_cidr: &str,
-    service_cidr: &str,
-) -> Result<()> {
+pub fn load_generated_rules(mode: Mode, manifests: &Path, node: ProxiedNode<'_>) -> Result<()> {
     let ports: Vec<ProxiedPort> =
         read_manifests(manifests)?.into_iter().filter(|port| matches!(port.cluster_ip, IpAddr::V4(_))).collect();
     let (rules, loader): (String, &[&str]) = match mode {
-        Mode::Iptables => (iptables_rules(&ports, pod_cidr), &["iptables-restore", "--noflush"]),
-        Mode::Nftables => (nftables_rules(&ports, pod_cidr, service_cidr), &["nft", "-f", "-"]),
+        Mode::Iptables => (iptables_rules(&ports, node.pod_cidr), &["iptables-restore", "--noflush"]),
+        Mode::Nftables => (nftables_rules(&ports, node), &["nft", "-f", "-"]),
     };
     let mut child = node
+        .namespace
         .command(loader[0])
         .args(&loader[1..])
         .stdin(Stdio::piped())

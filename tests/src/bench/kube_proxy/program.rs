@@ -14,10 +14,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::{Mode, api_server::ApiServer, read_documents};
+use super::{Mode, ProxiedNode, api_server::ApiServer, read_documents};
 use crate::{
     bench::{metrics, workload::NODE},
-    sandbox::Namespace,
     wait,
 };
 
@@ -56,23 +55,21 @@ pub(super) fn write_rules(
     program: &Path,
     mode: Mode,
     manifests: &Path,
-    node: &Namespace,
-    pod_cidr: &str,
-    service_cidr: &str,
+    node: ProxiedNode<'_>,
 ) -> Result<()> {
+    let ProxiedNode { namespace, address, pod_cidr, service_cidr } = node;
     let mut objects: Vec<Value> = read_documents(manifests)?;
-    // It waits for a Node with an address. No interface has this one, so no rule will.
     objects.push(json!({
         "apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE},
-        "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]},
+        "status": {"addresses": [{"type": "InternalIP", "address": address}]},
     }));
     objects.push(json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
         "metadata": {"name": "kubernetes"}, "spec": {"cidrs": [service_cidr]},
     }));
-    let server = ApiServer::start(node, objects)?;
+    let server = ApiServer::start(namespace, objects)?;
     let log = tempfile::NamedTempFile::new()?;
-    let mut command = node.command(program);
+    let mut command = namespace.command(program);
     command
         .arg(format!("--proxy-mode={}", mode.name()))
         .arg(format!("--master={}", server.url()))
@@ -83,7 +80,7 @@ pub(super) fn write_rules(
         .stderr(log.reopen()?);
     let mut process = Process(command.spawn().with_context(|| format!("can't run {}", program.display()))?);
     let ended = wait::poll(PATIENCE, || match process.0.try_wait() {
-        Ok(None) if metrics::fetch(node).is_ok_and(|text| has_written(&text)) => Some(None),
+        Ok(None) if metrics::fetch(namespace).is_ok_and(|text| has_written(&text)) => Some(None),
         Ok(None) => {
             thread::sleep(PAUSE);
             None
