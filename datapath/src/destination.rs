@@ -5,7 +5,7 @@
 //! who asks, nor what becomes of them.
 
 use crate::{
-    abi::{Addr, Be16, FrontendKey, FrontendValue},
+    abi::{Addr, Be16, FrontendKey, FrontendValue, NetworkValue},
     tables::Tables,
 };
 
@@ -45,4 +45,16 @@ fn frontend<T: Tables>(tables: &T, addr: Addr, port: Be16, protocol: u8, flags: 
         return None;
     }
     tables.frontend(&FrontendKey::node_port(addr.family(), port, protocol)).copied()
+}
+
+/// Whether an address is one of this node's own.
+#[inline(always)]
+pub fn is_own<T: Tables>(tables: &T, addr: &Addr) -> bool {
+    addr.is_loopback() || tables.network_kind(addr) == NetworkValue::NODE
+}
+
+/// Whether packets to an address leave the node.
+#[inline(always)]
+pub fn leads_out<T: Tables>(tables: &T, addr: &Addr) -> bool {
+    tables.pod(addr).is_none() && !is_own(tables, addr)
 }

@@ -34,13 +34,14 @@ impl Scope {
         frontend.flags & bit != 0
     }
 
-    /// The flag of backends that may be chosen in this scope.
+    /// The flag of backends that a frontend may choose in this scope.
     #[inline(always)]
-    pub const fn member_flag(self) -> u16 {
-        match self {
-            Self::Internal => Backend::IN_INTERNAL,
-            Self::External => Backend::IN_EXTERNAL,
-        }
+    const fn member_flag(self, frontend: &FrontendValue) -> u16 {
+        let local = match self {
+            Self::Internal => FrontendValue::INTERNAL_LOCAL,
+            Self::External => FrontendValue::EXTERNAL_LOCAL,
+        };
+        if frontend.flags & local != 0 { Backend::IN_LOCAL } else { Backend::IN_CLUSTER }
     }
 }
 
@@ -113,7 +114,7 @@ fn remembered<T: Tables>(
     let backend = tables.backend(bound.backend)?;
     let holds = backend.generation == bound.generation
         && backend.service == frontend.service
-        && backend.flags & scope.member_flag() != 0;
+        && backend.flags & scope.member_flag(frontend) != 0;
     holds.then_some(Chosen { id: bound.backend, generation: bound.generation, addr: backend.addr, port: backend.port })
 }
 

@@ -36,7 +36,7 @@ pub trait Tables {
     fn set_affinity(&mut self, key: &AffinityKey, value: &AffinityValue);
     /// A pod on this node.
     fn pod(&self, addr: &Addr) -> Option<&PodValue>;
-    /// Notes that a pod is the client of a translated flow; `bit` is [`PodValue::nat_bit`].
+    /// Notes that a pod is an end of a translated flow, see [`PodValue::nat_protocols`].
     fn mark_nat(&mut self, pod: &Addr, bit: u32);
     /// The pod that owns a network namespace.
     fn pod_netns(&self, cookie: u64) -> Option<&PodNetns>;
@@ -49,9 +49,9 @@ pub trait Tables {
     }
     /// Whether a client is in the source ranges of a service port.
     fn in_source_ranges(&self, service: u32, client: &Addr) -> bool;
-    /// For which protocols the node has been an end of a translated flow, see [`crate::abi::NodeState`].
+    /// For which protocols the node has been a backend, see [`crate::abi::NodeState`].
     fn node_nat(&self) -> u32;
-    /// Notes that the node is an end of a translated flow; `bit` is [`PodValue::nat_bit`].
+    /// Notes that the node is a backend; `bit` is [`PodValue::server_bit`].
     fn mark_node_nat(&mut self, bit: u32);
     /// A flow, read and noted in place (it is large for the kernel's stack).
     fn flow<R>(&mut self, key: &FlowKey, read: impl FnOnce(&mut FlowValue) -> R) -> Option<R>;

@@ -1,16 +1,22 @@
-//! Tracked flows: beginning one, recognising one, ending one.
+//! Tracked flows: recognising one, ending one.
 //!
 //! Invariant: a flow's two entries mirror each other. The tables may forget one
 //! of them (the least recently used): the client's next packet begins anew
 //! without the forward one, and brings the reverse one back within a second.
 
+mod open;
+mod over;
+
+pub use open::{NewFlow, open};
+
 use crate::{
-    abi::{Backend, Be16, DropReason, FlowKey, FlowValue, PodValue, protocol},
+    abi::{Backend, FlowKey, FlowValue, FrontendKey},
+    destination,
     packet::{
-        headers::{Headers, Transport, tcp_flags},
+        headers::{Fragment, Headers, Transport, tcp_flags},
         rewrite::Ends,
     },
-    tables::{Inserted, Tables},
+    tables::Tables,
 };
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -18,9 +24,6 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// A UDP flow that was silent both ways for this long is a new one, as with
 /// `nf_conntrack_udp_timeout_stream`'s default.
 const UDP_IDLE_SECONDS: u32 = 120;
-
-/// How many ports are tried before the port space counts as full.
-const PORT_TRIES: u32 = 8;
 
 /// Monotonic seconds; flows need no finer time.
 #[inline(always)]
@@ -40,20 +43,6 @@ const fn answers_to(ends: &Ends, protocol: u32) -> FlowKey {
     FlowKey { src: ends.dst, dst: ends.src, src_port: ends.dst_port, dst_port: ends.src_port, protocol }
 }
 
-/// The two entries of a flow that begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NewFlow {
-    /// For the client's packets.
-    pub forward: FlowValue,
-    /// For the backend's.
-    pub reverse: FlowValue,
-}
-
-impl NewFlow {
-    /// None yet.
-    pub const EMPTY: Self = Self { forward: FlowValue::EMPTY, reverse: FlowValue::EMPTY };
-}
-
 /// What a flow's entry said when a packet of it passed.
 struct Passed {
     flags: u32,
@@ -64,48 +53,32 @@ struct Passed {
     idle: u32,
 }
 
-/// What is known of a packet's flow. One word: the verifier bears no other result.
+/// A packet's flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found(u32);
-
-impl Found {
-    /// It is of none.
-    pub const NO_FLOW: Self = Self(0);
-    const FLOW: u32 = 1 << 0;
-    const REVERSE: u32 = 1 << 1;
-    const LAST: u32 = 1 << 2;
-
-    /// The packet is of a flow.
-    #[inline(always)]
-    pub const fn is_flow(self) -> bool {
-        self.0 & Self::FLOW != 0
-    }
-
-    /// The packet comes from its flow's backend.
-    #[inline(always)]
-    pub const fn is_reverse(self) -> bool {
-        self.0 & Self::REVERSE != 0
-    }
-
-    /// The packet is its flow's last: [`end`] is to be called once it passes.
-    #[inline(always)]
-    pub const fn is_last(self) -> bool {
-        self.0 & Self::LAST != 0
-    }
+pub struct Found {
+    /// The packet comes from the flow's backend.
+    pub reverse: bool,
+    /// The packet goes out by the network, see [`FlowValue::OUT`].
+    pub out: bool,
+    /// The packet is the flow's last: [`end`] is to be called once it passes.
+    pub ended: bool,
+    /// See [`FlowValue::service`].
+    pub service: u32,
 }
 
 /// Looks a packet's flow up, notes that it passed, and fills in what it becomes.
 /// Asked again about the same packet, it answers the same.
 ///
 /// A forward flow that must not go on is forgotten and not found: its backend is
-/// gone (kube-proxy deletes such flows of UDP; established TCP goes on to its
-/// end), it was idle for too long, or a SYN begins anew on old ports.
+/// gone (kube-proxy deletes such flows of UDP; those of TCP and SCTP go on to their
+/// end), it was idle for too long, or an opening packet begins anew on old ports.
 #[inline(never)]
-pub fn find<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, becomes: &mut Ends) -> Found {
+pub fn find<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, becomes: &mut Ends) -> Option<Found> {
     let now = seconds(tables);
     let bits = match headers.transport {
         Transport::Tcp(flags) if flags & (tcp_flags::FIN | tcp_flags::RST) != 0 => FlowValue::CLOSING,
         Transport::Tcp(flags) if flags & tcp_flags::SYN == 0 => FlowValue::ESTABLISHED,
+        Transport::Sctp if !headers.opens => FlowValue::ESTABLISHED,
         _ => 0,
     };
     let passed = tables.flow(key, |flow| {
@@ -120,13 +93,12 @@ pub fn find<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, becomes
         }
         *becomes = ends(flow);
         Passed { flags, service: flow.service, backend: flow.backend, generation: flow.generation, idle }
-    });
-    let Some(passed) = passed else { return Found::NO_FLOW };
+    })?;
     let back = answers_to(becomes, key.protocol);
     let forward = passed.flags & FlowValue::REVERSE == 0;
     if forward && !goes_on(tables, headers, &passed, &back) {
         remove_both(tables, key, &back);
-        return Found::NO_FLOW;
+        return None;
     }
     // Both ends have closed, and this acknowledges it.
     let ended = bits == FlowValue::ESTABLISHED
@@ -135,14 +107,7 @@ pub fn find<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, becomes
     if forward && passed.idle != 0 && !ended {
         mend(tables, key, &passed, &back);
     }
-    let mut found = Found::FLOW;
-    if !forward {
-        found |= Found::REVERSE;
-    }
-    if ended {
-        found |= Found::LAST;
-    }
-    Found(found)
+    Some(Found { reverse: !forward, out: passed.flags & FlowValue::OUT != 0, ended, service: passed.service })
 }
 
 /// Forgets a flow whose last packet has passed: its entries would only push those
@@ -165,6 +130,7 @@ fn mend<T: Tables>(tables: &mut T, key: &FlowKey, passed: &Passed, back: &FlowKe
     if tables.flow(back, |_| ()).is_some() {
         return;
     }
+    let out = if destination::leads_out(tables, &key.src) { FlowValue::OUT } else { 0 };
     let reverse = FlowValue {
         src: key.dst,
         dst: key.src,
@@ -173,7 +139,7 @@ fn mend<T: Tables>(tables: &mut T, key: &FlowKey, passed: &Passed, back: &FlowKe
         service: passed.service,
         backend: passed.backend,
         generation: passed.generation,
-        flags: FlowValue::REVERSE | passed.flags & FlowValue::EXTERNAL,
+        flags: FlowValue::REVERSE | out | passed.flags & FlowValue::EXTERNAL,
         last_seen: seconds(tables),
     };
     // If there is no room, the next second's packet tries again.
@@ -183,19 +149,22 @@ fn mend<T: Tables>(tables: &mut T, key: &FlowKey, passed: &Passed, back: &FlowKe
 #[inline(always)]
 fn goes_on<T: Tables>(tables: &mut T, headers: &Headers, passed: &Passed, back: &FlowKey) -> bool {
     match headers.transport {
-        Transport::Tcp(flags) => {
-            if flags & (tcp_flags::SYN | tcp_flags::ACK) != tcp_flags::SYN {
+        Transport::Tcp(_) | Transport::Sctp => {
+            if !headers.opens {
                 return true;
             }
+            // A SYN that is sent again stays with its backend while that lives.
             let backs = tables.flow(back, |flow| flow.flags);
             let closing = (passed.flags | backs.unwrap_or(FlowValue::CLOSING)) & FlowValue::CLOSING != 0;
-            !closing && (passed.flags & FlowValue::ESTABLISHED != 0 || is_alive(tables, passed))
+            !closing && is_alive(tables, passed, back)
         }
         Transport::Udp => {
             let awake = passed.idle <= UDP_IDLE_SECONDS || is_answered(tables, back);
-            awake && is_alive(tables, passed)
+            awake && is_alive(tables, passed, back)
         }
-        _ => is_alive(tables, passed),
+        // It belongs to a datagram whose first part has gone this way.
+        _ if headers.fragment == Fragment::Later => true,
+        _ => is_alive(tables, passed, back),
     }
 }
 
@@ -206,110 +175,14 @@ fn is_answered<T: Tables>(tables: &mut T, back: &FlowKey) -> bool {
     tables.flow(back, |flow| now.saturating_sub(flow.last_seen)).is_some_and(|idle| idle <= UDP_IDLE_SECONDS)
 }
 
-/// Whether the flow's backend still serves its Service.
+/// Whether the flow's backend still serves its Service. What isn't a Service's flow
+/// goes on until its destination becomes a Service's, which is looked at once a second.
 #[inline(always)]
-fn is_alive<T: Tables>(tables: &T, passed: &Passed) -> bool {
+fn is_alive<T: Tables>(tables: &T, passed: &Passed, back: &FlowKey) -> bool {
+    if passed.service == 0 {
+        return passed.idle == 0 || tables.frontend(&FrontendKey::whole_address(back.src)).is_none();
+    }
     tables
         .backend(passed.backend)
         .is_some_and(|backend| backend.generation == passed.generation && backend.flags & Backend::ALIVE != 0)
-}
-
-/// Begins the flow of a client's first packet. `flow.forward` says what the packet
-/// shall become; its source port may have to change, and its `last_seen` is set.
-///
-/// The packets that come back must be told apart from those of every other
-/// flow. Where the client's own port is taken (one client, one backend behind
-/// two frontends) or its address is hidden, another source port is found.
-///
-/// # Errors
-/// The reason to drop the packet for: no port left, or no room.
-#[inline(never)]
-pub fn open<T: Tables>(tables: &mut T, key: &FlowKey, flow: &mut NewFlow) -> Result<(), DropReason> {
-    let ports = tables.node().map_or((61_000, 65_535), |node| (node.snat_port_first, node.snat_port_last));
-    flow.forward.last_seen = seconds(tables);
-    if flow.forward.src != key.src {
-        flow.forward.src_port = random_port(tables, ports);
-    }
-    flow.reverse = flow.forward;
-    flow.reverse.src = key.dst;
-    flow.reverse.dst = key.src;
-    flow.reverse.src_port = key.dst_port;
-    flow.reverse.dst_port = key.src_port;
-    flow.reverse.flags |= FlowValue::REVERSE;
-    for _ in 0..PORT_TRIES {
-        let back = answers_to(&ends(&flow.forward), key.protocol);
-        if insert_reverse(tables, key, &back, &flow.reverse)? {
-            return insert_forward(tables, key, &mut flow.forward, &back);
-        }
-        flow.forward.src_port = random_port(tables, ports);
-    }
-    Err(DropReason::SnatExhausted)
-}
-
-/// Adds the reverse entry; false: another flow has it.
-#[inline(always)]
-fn insert_reverse<T: Tables>(
-    tables: &mut T,
-    key: &FlowKey,
-    back: &FlowKey,
-    reverse: &FlowValue,
-) -> Result<bool, DropReason> {
-    let mut inserted = tables.insert_flow(back, reverse);
-    if inserted == Inserted::Exists && is_leftover(tables, back, key) {
-        tables.remove_flow(back);
-        inserted = tables.insert_flow(back, reverse);
-    }
-    match inserted {
-        Inserted::New => Ok(true),
-        Inserted::Exists => Ok(false),
-        Inserted::Full => Err(DropReason::FlowTableFull),
-    }
-}
-
-/// Adds the forward entry. Another CPU may have been first: then its choice stands.
-#[inline(always)]
-fn insert_forward<T: Tables>(
-    tables: &mut T,
-    key: &FlowKey,
-    forward: &mut FlowValue,
-    back: &FlowKey,
-) -> Result<(), DropReason> {
-    match tables.insert_flow(key, forward) {
-        Inserted::New => {
-            tables.mark_nat(&key.src, PodValue::nat_bit(key.protocol as u8));
-            Ok(())
-        }
-        Inserted::Exists => {
-            tables.flow(key, |standing| *forward = *standing).ok_or(DropReason::FlowTableFull)?;
-            if answers_to(&ends(forward), key.protocol) != *back {
-                tables.remove_flow(back);
-            }
-            Ok(())
-        }
-        Inserted::Full => {
-            tables.remove_flow(back);
-            Err(DropReason::FlowTableFull)
-        }
-    }
-}
-
-/// Whether a reverse entry in the way of a new flow `key` serves nobody any
-/// more: it is the same client's and frontend's, or its forward entry is gone.
-#[inline(always)]
-fn is_leftover<T: Tables>(tables: &mut T, back: &FlowKey, key: &FlowKey) -> bool {
-    let Some(forward) = tables.flow(back, |flow| answers_to(&ends(flow), key.protocol)) else { return true };
-    forward == *key || tables.flow(&forward, |flow| answers_to(&ends(flow), key.protocol) != *back).unwrap_or(true)
-}
-
-#[inline(always)]
-fn random_port<T: Tables>(tables: &mut T, (first, last): (u16, u16)) -> Be16 {
-    let span = u32::from(last).saturating_sub(u32::from(first)) + 1;
-    let offset = (u64::from(tables.random()) * u64::from(span)) >> 32;
-    Be16::new((u32::from(first) + offset as u32) as u16)
-}
-
-/// Whether a protocol's packets can belong to translated flows.
-#[inline(always)]
-pub const fn has_ports(protocol: u8) -> bool {
-    matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP)
 }

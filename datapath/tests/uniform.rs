@@ -19,7 +19,7 @@ fn critical(degrees: f64) -> f64 {
 fn check(backends: u32, client: Option<fn(u32) -> Addr>, affinity_seconds: u32) {
     let block = BlockRef { base: 7, len: backends };
     let frontend = FrontendValue { service: 1, internal: block, affinity_seconds, ..FrontendValue::default() };
-    let flags = Backend::ALIVE | Backend::IN_INTERNAL;
+    let flags = Backend::ALIVE | Backend::IN_CLUSTER;
     let mut tables = MemoryTables {
         blocks: [vec![u32::MAX; 7], (1..=backends).collect(), vec![u32::MAX; 7]].concat(),
         backends: vec![Backend { flags, service: 1, ..Backend::default() }; backends as usize + 1],

@@ -5,7 +5,7 @@
 //! reached, so no header may lie there. Checksums are taken for finished; whoever
 //! asks for changes has made sure that they are.
 
-use core::mem::size_of;
+use core::{arch::asm, mem::size_of};
 
 use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_get_buff_len};
 use datapath::{
@@ -45,6 +45,12 @@ impl Frame {
     pub fn ifindex(&self) -> u32 {
         // SAFETY: the context is valid for the program's run.
         unsafe { (*self.0).ingress_ifindex }
+    }
+
+    /// The context, for helpers.
+    #[inline(always)]
+    pub fn context(&self) -> *mut xdp_md {
+        self.0
     }
 
     /// Whether the frame is addressed to this MAC address.
@@ -90,6 +96,35 @@ impl Frame {
     }
 }
 
+/// Loads a word in one go. An IP header begins two bytes after a multiple of four: to
+/// Rust its words are misaligned, to the kernel not, or the verifier would refuse them.
+///
+/// # Safety
+/// The pointer is to a word of the frame.
+#[inline(always)]
+unsafe fn load(at: *const u8) -> u32 {
+    let word: u64;
+    // SAFETY: the instruction only loads what the caller vouches for.
+    unsafe {
+        asm!("{word} = *(u32 *)({at} + 0)", at = in(reg) at, word = out(reg) word,
+             options(readonly, nostack, preserves_flags));
+    }
+    word as u32
+}
+
+/// Stores a word in one go, as [`load`] loads it.
+///
+/// # Safety
+/// As for [`load`].
+#[inline(always)]
+unsafe fn store(at: *mut u8, word: u32) {
+    // SAFETY: the instruction only stores where the caller vouches for.
+    unsafe {
+        asm!("*(u32 *)({at} + 0) = {word}", at = in(reg) at, word = in(reg) u64::from(word),
+             options(nostack, preserves_flags));
+    }
+}
+
 impl Packet for Frame {
     #[inline(always)]
     fn available(&self) -> u32 {
@@ -100,27 +135,21 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn read<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
-        let at = self.at(ETHERNET + offset, size_of::<[u32; N]>())?.cast::<u16>();
+        let at = self.at(ETHERNET + offset, size_of::<[u32; N]>())?;
         let mut words = [0; N];
         for (i, word) in words.iter_mut().enumerate() {
-            // SAFETY: the pointer is to N words of the frame, which begins at an even address.
-            let (low, high) = unsafe { (at.add(2 * i).read_volatile(), at.add(2 * i + 1).read_volatile()) };
-            let ([a, b], [c, d]) = (low.to_ne_bytes(), high.to_ne_bytes());
-            *word = u32::from_ne_bytes([a, b, c, d]);
+            // SAFETY: the pointer is to N words of the frame.
+            *word = unsafe { load(at.add(4 * i)) };
         }
         Some(words)
     }
 
     #[inline(always)]
     fn write<const N: usize>(&mut self, offset: u32, words: [u32; N]) -> Result<(), AccessError> {
-        let at = self.at(ETHERNET + offset, size_of::<[u32; N]>()).ok_or(AccessError)?.cast::<u16>();
+        let at = self.at(ETHERNET + offset, size_of::<[u32; N]>()).ok_or(AccessError)?;
         for (i, word) in words.into_iter().enumerate() {
-            let [a, b, c, d] = word.to_ne_bytes();
-            // SAFETY: the pointer is to N words of the frame, which begins at an even address.
-            unsafe {
-                at.add(2 * i).write_volatile(u16::from_ne_bytes([a, b]));
-                at.add(2 * i + 1).write_volatile(u16::from_ne_bytes([c, d]));
-            }
+            // SAFETY: the pointer is to N words of the frame.
+            unsafe { store(at.add(4 * i), word) };
         }
         Ok(())
     }

@@ -8,12 +8,16 @@ use core::mem::{MaybeUninit, size_of};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
     helpers::generated::{
-        bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes,
+        bpf_skb_store_bytes,
     },
 };
 use datapath::{
     abi::{Family, GATEWAY_MAC},
-    packet::{AccessError, ChecksumOf, Packet},
+    packet::{
+        AccessError, ChecksumOf, Packet,
+        headers::{Headers, Transport},
+    },
 };
 
 /// Bytes of an Ethernet header.
@@ -25,6 +29,10 @@ const ETHERTYPE_IPV6: u32 = 0x86ddu16.to_be() as u32;
 /// `BPF_F_IPV6` of Linux 6.16: the address change is of IPv6, whose addresses no
 /// header checksum covers, so a checksum over the whole packet changes too.
 const BPF_F_IPV6: u64 = 1 << 7;
+
+/// Of a frame that is for this host, and of one that is for another, `linux/if_packet.h`.
+const PACKET_HOST: u32 = 0;
+const PACKET_OTHERHOST: u32 = 3;
 
 /// A frame with an IP packet in it.
 pub struct Skb(*mut __sk_buff);
@@ -56,7 +64,45 @@ impl Skb {
         unsafe { (*self.0).ingress_ifindex }
     }
 
-    /// Addresses the frame to a pod, from its gateway.
+    /// The context, for helpers.
+    #[inline(always)]
+    pub fn context(&self) -> *mut __sk_buff {
+        self.0
+    }
+
+    /// Whether the frame is addressed to another host, and only seen in passing.
+    #[inline(always)]
+    pub fn is_for_another(&self) -> bool {
+        // SAFETY: the context is valid for the program's run.
+        unsafe { (*self.0).pkt_type == PACKET_OTHERHOST }
+    }
+
+    /// Takes the frame for this host's, whatever its address.
+    #[inline(always)]
+    pub fn take(&mut self) {
+        // SAFETY: the helper only notes the type. It refuses none that a received frame has.
+        unsafe { bpf_skb_change_type(self.0.cast(), PACKET_HOST) };
+    }
+
+    /// How long a packet on the wire will be: the frame may hold several, which the card
+    /// or the kernel will cut.
+    #[inline(always)]
+    pub fn longest_packet(&self, headers: &Headers) -> u32 {
+        // SAFETY: the context is valid for the program's run.
+        let segment = unsafe { (*self.0).gso_size };
+        if segment == 0 {
+            return headers.total_len;
+        }
+        let header = match headers.transport {
+            Transport::Tcp(_) => {
+                self.read(headers.l4 + 12).map_or(20, |[word]: [u32; 1]| (u32::from_be(word) >> 28) * 4)
+            }
+            _ => 8,
+        };
+        headers.l4 + header + segment
+    }
+
+    /// Addresses the frame to a pod, or to a device of ours, from the pods' gateway.
     #[inline(always)]
     pub fn address_to(&mut self, mac: [u8; 6]) -> Result<(), AccessError> {
         let [a, b, c, d, e, f] = mac;

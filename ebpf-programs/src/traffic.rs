@@ -7,12 +7,12 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use datapath::{
-    abi::{DropReason, PodValue},
+    abi::{DropReason, GATEWAY_MAC, PodValue},
     paths::{self, Verdict, Work},
 };
 
 use crate::{
-    maps,
+    maps, route,
     skb::Skb,
     tables::{KernelTables, count_drop},
 };
@@ -20,14 +20,30 @@ use crate::{
 /// On to the next program of the hook, and then to the stack.
 const PASS: i32 = TC_ACT_UNSPEC;
 
+/// Where a program is, by which it performs a verdict.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hook {
+    /// Ingress of a pod's veth pair.
+    FromPod,
+    /// The same while the pod is held.
+    FromHeldPod,
+    /// Egress of a pod's veth pair.
+    ToPod,
+    /// Egress of our device.
+    FromHost,
+    /// Egress of the loopback device.
+    Loopback,
+    /// Ingress of an uplink or of the overlay's device.
+    FromNetwork,
+    /// Egress of an uplink.
+    ToNetwork,
+    /// Egress of the overlay's device.
+    ToOverlay,
+}
+
 /// Reads the headers, decides and performs. What isn't IP passes.
 #[inline(always)]
-fn run(
-    ctx: &TcContext,
-    decide: impl FnOnce(&mut Skb, &mut Work) -> Verdict,
-    deliver: impl FnOnce(&mut Skb, &PodValue) -> i32,
-    answer: impl FnOnce(&mut Skb) -> i32,
-) -> i32 {
+fn run(ctx: &TcContext, hook: Hook, decide: impl FnOnce(&mut Skb, &mut Work)) -> i32 {
     let (mut skb, family) = Skb::new(ctx.skb.skb);
     let Some(family) = family else { return PASS };
     let Some(work) = maps::WORK.get_ptr_mut(0) else { return PASS };
@@ -35,17 +51,70 @@ fn run(
     // other program run uses before this one has ended. All zero, as the kernel
     // made it, is a valid `Work`.
     let work = unsafe { &mut *work };
-    let verdict = match work.read(&skb, family) {
+    match work.read(&skb, family) {
         Ok(()) => decide(&mut skb, work),
-        Err(reason) => Verdict::Drop(reason),
-    };
-    match verdict {
-        Verdict::Pass => PASS,
-        Verdict::ToPod(pod) => deliver(&mut skb, &pod),
-        Verdict::Answer => answer(&mut skb),
-        // SAFETY: the helper only notes the interface for when the program has ended.
-        Verdict::Reroute => unsafe { bpf_redirect(skb.ifindex(), u64::from(BPF_F_INGRESS)) as i32 },
-        Verdict::Drop(reason) => dropped(reason),
+        Err(reason) => return dropped(reason),
+    }
+    let forwards = matches!(hook, Hook::FromPod | Hook::FromNetwork);
+    if forwards && verdict_of(work) == Verdict::Forward {
+        let returned = forward(&mut skb, work);
+        if returned != UNSENDABLE {
+            return returned;
+        }
+    }
+    let verdict = verdict_of(work);
+    perform(&mut skb, hook, verdict)
+}
+
+/// What [`forward`] returns in place of an action: there is another verdict now.
+const UNSENDABLE: i32 = i32::MAX;
+
+/// Sends a packet out by the network. A function of its own, which the verifier walks
+/// once and not for every way that leads here.
+#[inline(never)]
+fn forward(skb: &mut Skb, work: &mut Work) -> i32 {
+    match route::forward(skb, &work.headers) {
+        Ok(returned) => returned,
+        Err(trouble) => {
+            paths::unsendable(skb, work, trouble);
+            UNSENDABLE
+        }
+    }
+}
+
+/// Reads a verdict from where it was written, instead of from registers that may not
+/// all have been set.
+#[inline(always)]
+fn verdict_of(work: &Work) -> Verdict {
+    // SAFETY: the reference is to a valid verdict.
+    unsafe { (&raw const work.verdict).read_volatile() }
+}
+
+#[inline(always)]
+fn perform(skb: &mut Skb, hook: Hook, verdict: Verdict) -> i32 {
+    match (verdict, hook) {
+        (Verdict::Pass, _) => PASS,
+        (Verdict::ToPod(pod), Hook::FromPod | Hook::FromNetwork) => into_pod(skb, &pod),
+        (Verdict::ToPod(pod), _) => out_to_pod(skb, &pod),
+        (Verdict::Answer, Hook::FromPod) => back_to_pod(skb),
+        (Verdict::Answer, Hook::FromNetwork) => back_to_network(skb),
+        // Our device has no neighbours: frames on it are addressed to itself both ways.
+        (Verdict::Answer | Verdict::Reroute, Hook::FromHost) => into_device(skb.ifindex()),
+        (Verdict::Answer, Hook::FromHeldPod | Hook::ToPod | Hook::ToNetwork | Hook::ToOverlay) => {
+            dropped(DropReason::RejectFailed)
+        }
+        (Verdict::Answer | Verdict::Reroute, _) => reroute(skb),
+        (Verdict::Tunnel(end), Hook::ToOverlay) => match (route::tunnel(skb, end), skb.address_to(GATEWAY_MAC)) {
+            (Ok(()), Ok(())) => PASS,
+            _ => dropped(DropReason::NoTunnel),
+        },
+        (Verdict::Tunnel(_), _) => match maps::NODE_CONFIG.get(0) {
+            Some(node) => route::into_overlay(node.overlay_ifindex),
+            None => dropped(DropReason::NoTunnel),
+        },
+        // Said in those hooks only that have dealt with it.
+        (Verdict::Forward, _) => dropped(DropReason::NoRoute),
+        (Verdict::Drop(reason), _) => dropped(reason),
     }
 }
 
@@ -65,6 +134,16 @@ fn into_pod(skb: &mut Skb, pod: &PodValue) -> i32 {
     unsafe { bpf_redirect_peer(pod.ifindex, 0) as i32 }
 }
 
+/// Out of the node's end of a pod's veth pair, for programs on an interface's egress.
+#[inline(always)]
+fn out_to_pod(skb: &mut Skb, pod: &PodValue) -> i32 {
+    if skb.address_to(pod.mac).is_err() {
+        return dropped(DropReason::RewriteFailed);
+    }
+    // SAFETY: the helper only notes the interface for when the program has ended.
+    unsafe { bpf_redirect(pod.ifindex, 0) as i32 }
+}
+
 /// Back to the pod that sent it.
 #[inline(always)]
 fn back_to_pod(skb: &mut Skb) -> i32 {
@@ -75,28 +154,49 @@ fn back_to_pod(skb: &mut Skb) -> i32 {
     unsafe { bpf_redirect_peer(skb.ifindex(), 0) as i32 }
 }
 
+/// Back to the neighbour that sent it.
+#[inline(always)]
+fn back_to_network(skb: &mut Skb) -> i32 {
+    if skb.address_back().is_err() {
+        return dropped(DropReason::RejectFailed);
+    }
+    // SAFETY: the helper only notes the interface for when the program has ended.
+    unsafe { bpf_redirect(skb.ifindex(), 0) as i32 }
+}
+
+/// Into the node's stack, by our device.
+#[inline(always)]
+fn reroute(skb: &mut Skb) -> i32 {
+    let Some(node) = maps::NODE_CONFIG.get(0) else { return dropped(DropReason::NoRoute) };
+    if skb.address_to(GATEWAY_MAC).is_err() {
+        return dropped(DropReason::RewriteFailed);
+    }
+    into_device(node.host_ifindex)
+}
+
+#[inline(always)]
+fn into_device(ifindex: u32) -> i32 {
+    // SAFETY: the helper only notes the interface for when the program has ended.
+    unsafe { bpf_redirect(ifindex, u64::from(BPF_F_INGRESS)) as i32 }
+}
+
 /// Ingress of a pod's veth pair: what the pod sends.
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
-    run(&ctx, |skb, work| paths::from_pod(skb, work, &mut KernelTables), into_pod, back_to_pod)
+    run(&ctx, Hook::FromPod, |skb, work| paths::from_pod(skb, work, &mut KernelTables))
 }
 
 /// The same while the pod is held.
 #[classifier]
 pub fn from_held_pod(ctx: TcContext) -> i32 {
-    run(&ctx, |_, work| paths::from_held_pod(work, &KernelTables), into_pod, back_to_pod)
+    run(&ctx, Hook::FromHeldPod, |_, work| paths::from_held_pod(work, &KernelTables))
 }
 
 /// Egress of a pod's veth pair: what the node's stack sends to the pod.
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
     let from_node = is_from_node(&ctx);
-    run(
-        &ctx,
-        |skb, work| paths::to_pod(skb, work, &mut KernelTables, from_node),
-        |_, _| PASS,
-        |_| dropped(DropReason::RejectFailed),
-    )
+    run(&ctx, Hook::ToPod, |skb, work| paths::to_pod(skb, work, &mut KernelTables, from_node))
 }
 
 /// Whether the node itself made the packet: it came in by no interface, or by
@@ -111,29 +211,46 @@ fn is_from_node(ctx: &TcContext) -> bool {
 /// Egress of our device: the node's own packets to Services.
 #[classifier]
 pub fn from_host(ctx: TcContext) -> i32 {
-    run(
-        &ctx,
-        |skb, work| paths::from_host(skb, work, &mut KernelTables),
-        |skb, pod| {
-            if skb.address_to(pod.mac).is_err() {
-                return dropped(DropReason::RewriteFailed);
-            }
-            // SAFETY: the helper only notes the interface for when the program has ended.
-            unsafe { bpf_redirect(pod.ifindex, 0) as i32 }
-        },
-        // The device has no neighbours: frames on it are addressed to itself both ways.
-        // SAFETY: the helper only notes the interface for when the program has ended.
-        |skb| unsafe { bpf_redirect(skb.ifindex(), u64::from(BPF_F_INGRESS)) as i32 },
-    )
+    run(&ctx, Hook::FromHost, |skb, work| paths::from_host(skb, work, &mut KernelTables))
+}
+
+/// Egress of the loopback device: what the node sends to itself.
+#[classifier]
+pub fn from_host_loopback(ctx: TcContext) -> i32 {
+    run(&ctx, Hook::Loopback, |skb, work| paths::from_host_loopback(skb, work, &mut KernelTables))
 }
 
 /// Ingress of an uplink: what comes over the wire.
 #[classifier]
 pub fn from_network(ctx: TcContext) -> i32 {
-    run(
-        &ctx,
-        |skb, work| paths::from_network(skb, work, &mut KernelTables),
-        into_pod,
-        |_| dropped(DropReason::RejectFailed),
-    )
+    let (skb, _) = Skb::new(ctx.skb.skb);
+    if skb.is_for_another() {
+        return PASS;
+    }
+    run(&ctx, Hook::FromNetwork, |skb, work| paths::from_network(skb, work, &mut KernelTables))
+}
+
+/// Ingress of the overlay's device: what other nodes send over it.
+#[classifier]
+pub fn from_overlay(ctx: TcContext) -> i32 {
+    // The frame's addresses mean nothing there: who is meant has been told by the tunnel.
+    let (mut skb, _) = Skb::new(ctx.skb.skb);
+    skb.take();
+    run(&ctx, Hook::FromNetwork, |skb, work| paths::from_network(skb, work, &mut KernelTables))
+}
+
+/// Egress of an uplink. What the node forwards has been judged where it came in.
+#[classifier]
+pub fn to_network(ctx: TcContext) -> i32 {
+    if !is_from_node(&ctx) {
+        return PASS;
+    }
+    run(&ctx, Hook::ToNetwork, |skb, work| paths::to_network(skb, work, &mut KernelTables))
+}
+
+/// Egress of the overlay's device.
+#[classifier]
+pub fn to_overlay(ctx: TcContext) -> i32 {
+    let from_node = is_from_node(&ctx);
+    run(&ctx, Hook::ToOverlay, |skb, work| paths::to_overlay(skb, work, &mut KernelTables, from_node))
 }

@@ -25,16 +25,25 @@ fn run(world: World, packets: Vec<(Program, Frame)>) -> Vec<Record> {
         .collect()
 }
 
+/// Whether Services' packets are met there.
+fn translates(program: Program) -> bool {
+    matches!(
+        program,
+        Program::FromPod | Program::FromHost | Program::FromHostLoopback | Program::FromNetwork | Program::FromOverlay
+    )
+}
+
 /// What every verdict must keep to, whatever the packet.
 fn well_formed(record: &Record) -> Result<(), String> {
     let Record { program, frame, verdict, packet, after, .. } = record;
     let at_home = match (program, verdict) {
         (_, Verdict::Pass | Verdict::Drop(_)) => true,
-        (Program::FromPod | Program::FromHost | Program::FromNetwork, Verdict::ToPod(pod)) => {
+        (program, Verdict::ToPod(pod)) if translates(*program) => {
             after.pods.values().any(|known| known.ifindex == pod.ifindex && known.mac == pod.mac)
         }
-        (Program::FromPod, Verdict::Answer) => true,
-        (Program::FromHost, Verdict::Answer | Verdict::Reroute) => true,
+        (program, Verdict::Answer | Verdict::Reroute) => translates(*program),
+        (Program::FromPod | Program::FromNetwork | Program::FromOverlay, Verdict::Forward) => true,
+        (Program::FromPod | Program::ToOverlay | Program::ForwardedToOverlay, Verdict::Tunnel(_)) => true,
         _ => false,
     };
     if !at_home {
@@ -114,13 +123,30 @@ fn the_streams_reach_every_outcome() {
             Verdict::Pass => "passes",
             Verdict::Answer => "answered",
             Verdict::Reroute => "rerouted",
+            Verdict::Forward => "forwarded",
+            Verdict::Tunnel(_) => "tunnelled",
         }));
     }
-    // Tables in memory are never full, whole worlds name no missing backend, and packets in memory can
-    // always be changed to an answer.
-    let out_of_reach = [DropReason::FlowTableFull, DropReason::BackendMissing, DropReason::RejectFailed];
+    // Tables in memory are never full, whole worlds name no missing backend, packets in memory can
+    // always be changed to an answer, and to every place there is a way.
+    let out_of_reach = [
+        DropReason::FlowTableFull,
+        DropReason::BackendMissing,
+        DropReason::RejectFailed,
+        DropReason::NoRoute,
+        DropReason::TooBig,
+    ];
     let reasons = DropReason::ALL.iter().filter(|reason| !out_of_reach.contains(reason)).map(|reason| reason.name());
-    let verdicts = ["rewritten, into a pod", "into a pod", "rewritten, passes", "passes", "answered", "rerouted"];
+    let verdicts = [
+        "rewritten, into a pod",
+        "into a pod",
+        "rewritten, passes",
+        "passes",
+        "answered",
+        "rerouted",
+        "forwarded",
+        "tunnelled",
+    ];
     let missing: Vec<&str> = reasons.chain(verdicts).filter(|outcome| !seen.contains(outcome)).collect();
     assert!(missing.is_empty(), "no packet was {missing:?}");
 }

@@ -94,6 +94,22 @@ struct Flow {
 }
 
 impl Flow {
+    fn last_heard(&self) -> u64 {
+        self.dialled_at.max(self.answered_at)
+    }
+
+    /// For how many seconds the flow may be silent before its port is another's.
+    fn patience(&self, protocol: u8) -> u64 {
+        match protocol {
+            protocol::TCP if self.client_closed && self.backend_closed => 0,
+            protocol::TCP if self.client_closed || self.backend_closed => 60,
+            protocol::TCP | protocol::SCTP if !self.established => 3,
+            protocol::TCP => u64::MAX,
+            protocol::SCTP => 210,
+            _ => UDP_IDLE_SECONDS,
+        }
+    }
+
     /// Whether a packet with these flags, of an end that has closed or not, is the flow's last.
     fn is_over(&self, sender_closed: bool, flags: u8) -> bool {
         let acknowledges = !closes(flags) && flags & build::SYN == 0;
@@ -103,6 +119,11 @@ impl Flow {
 
 fn closes(flags: u8) -> bool {
     flags & (build::FIN_ACK & !build::ACK | build::RST) != 0
+}
+
+/// Whether a packet with these flags opens a connection.
+fn opens(flags: u8) -> bool {
+    flags & build::SYN_ACK == build::SYN
 }
 
 struct Model {
@@ -184,11 +205,11 @@ impl Model {
         let alive = self.backends[flow.backend].life != Life::Gone;
         match self.protocol {
             protocol::TCP if flags & build::SYN_ACK == build::SYN => {
-                !(flow.client_closed || flow.backend_closed) && (flow.established || alive)
+                !(flow.client_closed || flow.backend_closed) && alive
             }
-            protocol::TCP => true,
-            protocol::UDP => self.now - flow.dialled_at.max(flow.answered_at) <= UDP_IDLE_SECONDS && alive,
-            _ => alive,
+            protocol::SCTP if opens(flags) => alive,
+            protocol::TCP | protocol::SCTP => true,
+            _ => self.now - flow.last_heard() <= UDP_IDLE_SECONDS && alive,
         }
     }
 
@@ -196,7 +217,8 @@ impl Model {
         let packet = match self.protocol {
             protocol::TCP => build::tcp(src, dst, flags),
             protocol::UDP => build::udp(src, dst),
-            _ => build::sctp(src, dst),
+            _ if opens(flags) => build::sctp(src, dst),
+            _ => build::sctp_data(src, dst),
         };
         packet.carrying(&self.now.to_be_bytes())
     }
@@ -218,17 +240,15 @@ impl Model {
                 return Ok(());
             }
         }
-        let ends = read(&packet, &after)?;
+        let ends = read(&packet, verdict, &after)?;
         match self.flows.get(&key) {
             Some(flow) => prop_assert_eq!(ends, flow.delivered, "a flow stays where it is"),
             None => self.begins(key, ends)?,
         }
         let flow = self.flows.get_mut(&key).expect("it was there or has begun");
         let is_new = !stays;
-        if !is_new && flags & build::SYN == 0 {
-            flow.established = true;
-        }
         let over = !is_new && self.protocol == protocol::TCP && flow.is_over(flow.client_closed, flags);
+        flow.established |= !is_new && flags & build::SYN == 0 && !closes(flags);
         flow.client_closed |= !is_new && closes(flags);
         flow.dialled_at = self.now;
         let place = self.backends[flow.backend].place;
@@ -238,6 +258,7 @@ impl Model {
         let arrives = match (place, client) {
             (Place::Pod(_), _) => matches!(verdict, Verdict::ToPod(pod) if Some(&pod) == self.pod(place)),
             (_, Place::Node) => verdict == Verdict::Reroute,
+            (Place::RemotePod, _) => verdict == Verdict::Forward,
             _ => verdict == Verdict::Pass,
         };
         prop_assert!(arrives, "to {place:?}: {verdict:?}");
@@ -266,6 +287,9 @@ impl Model {
             _ => None,
         };
         prop_assert_eq!(src.ip(), hides.unwrap_or(client).ip(self.family), "the source address");
+        // What is over makes room, and is forgotten then.
+        let (now, protocol) = (self.now, self.protocol);
+        self.flows.retain(|_, flow| flow.delivered != delivered || now - flow.last_heard() <= flow.patience(protocol));
         let own = client.at(self.family, client_port);
         let taken = |ends: Ends| self.flows.values().any(|flow| flow.delivered == ends);
         prop_assert!(!taken(delivered), "two flows are delivered alike");
@@ -311,7 +335,11 @@ impl Model {
         let packet = self.packet(src, dst, flags);
         let (verdict, after) = host::judge(program, &mut self.world.tables, &Frame::from(&packet));
         let dialled = ip(service).at(self.family, SERVICE_PORT);
-        prop_assert_eq!(read(&packet, &after)?, (dialled, client.at(self.family, client_port)), "the answer's ends");
+        prop_assert_eq!(
+            read(&packet, verdict, &after)?,
+            (dialled, client.at(self.family, client_port)),
+            "the answer's ends"
+        );
         let arrives = match (client, program) {
             (Place::Node, Program::FromHost) => verdict == Verdict::Reroute,
             (Place::Node, _) | (_, Program::NodeToPod) => verdict == Verdict::Pass,
@@ -327,7 +355,8 @@ impl Model {
 }
 
 /// The ends of what a packet became, of which nothing else may have changed.
-fn read(before: &Packet, after: &[u8]) -> Result<Ends, TestCaseError> {
+fn read(before: &Packet, verdict: Verdict, after: &[u8]) -> Result<Ends, TestCaseError> {
+    let before = if verdict == Verdict::Forward { &before.hop() } else { before };
     check::sound(after).map_err(TestCaseError::fail)?;
     let seen = Seen::read(after).map_err(TestCaseError::fail)?;
     let ends = ((seen.src, seen.src_port()).into(), (seen.dst, seen.dst_port()).into());

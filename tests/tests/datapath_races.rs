@@ -62,8 +62,17 @@ impl<F: FnMut(u32, &mut MemoryTables) -> bool> Tables for Crowded<F> {
     fn pod_netns(&self, cookie: u64) -> Option<&PodNetns> {
         self.tables.pod_netns(cookie)
     }
-    fn network(&self, addr: &Addr) -> u32 {
+    fn network(&self, addr: &Addr) -> Option<&NetworkValue> {
         self.tables.network(addr)
+    }
+    fn in_source_ranges(&self, service: u32, client: &Addr) -> bool {
+        self.tables.in_source_ranges(service, client)
+    }
+    fn node_nat(&self) -> u32 {
+        self.tables.node_nat()
+    }
+    fn mark_node_nat(&mut self, bit: u32) {
+        self.tables.mark_node_nat(bit);
     }
     fn flow<R>(&mut self, key: &FlowKey, read: impl FnOnce(&mut FlowValue) -> R) -> Option<R> {
         self.tables.flow(key, read)

@@ -58,6 +58,34 @@ impl Addr {
         self.0[3] == 0 && self.0[0] == 0 && self.0[1] == 0 && (self.0[2] == 0 || self.0[2] == V4_MARK)
     }
 
+    /// Whether this is a group's: 224.0.0.0/4 (RFC 5771) or ff00::/8 (RFC 4291), or
+    /// 255.255.255.255, which stands for everybody on a link.
+    #[inline(always)]
+    pub const fn is_group(&self) -> bool {
+        match self.family() {
+            Family::V4 => self.0[3].to_ne_bytes()[0] >> 4 == 0xe || self.0[3] == u32::MAX,
+            Family::V6 => self.0[0].to_ne_bytes()[0] == 0xff,
+        }
+    }
+
+    /// Whether this is an IPv6 address that means something on one link only, fe80::/10.
+    #[inline(always)]
+    pub const fn is_link_local_v6(&self) -> bool {
+        let [a, b, ..] = self.0[0].to_ne_bytes();
+        a == 0xfe && b & 0xc0 == 0x80
+    }
+
+    /// Whether this is a host's way to name itself: 127.0.0.0/8 or ::1.
+    #[inline(always)]
+    pub const fn is_loopback(&self) -> bool {
+        match self.family() {
+            Family::V4 => self.0[3].to_ne_bytes()[0] == 127,
+            Family::V6 => {
+                self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == u32::from_ne_bytes([0, 0, 0, 1])
+            }
+        }
+    }
+
     /// The sixteen bytes in network order.
     pub const fn bytes(&self) -> [u8; 16] {
         let mut bytes = [0; 16];

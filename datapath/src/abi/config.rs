@@ -1,6 +1,6 @@
 //! What the programs must know of the node they run on, and what they note of it.
 
-use super::{Addr, Be16, assert_size};
+use super::{Addr, Be16, Family, assert_size};
 
 /// The node: the only entry of its table, written by the agent.
 #[repr(C)]
@@ -30,6 +30,15 @@ impl NodeConfig {
     /// What this node's pods send to outside the cluster is masqueraded.
     pub const MASQUERADE_PODS: u32 = 1 << 1;
 
+    /// Its address of a family, by which masquerading hides others; unspecified: it has none.
+    #[inline(always)]
+    pub const fn address(&self, family: Family) -> Addr {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
+
     /// The first and last port for masquerading.
     #[inline(always)]
     pub const fn snat_ports(&self) -> (Be16, Be16) {
@@ -42,9 +51,9 @@ impl NodeConfig {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct NodeState {
-    /// For which protocols the node itself has been an end of a translated flow, see
-    /// [`super::PodValue::nat_bit`]. Only its packets of these need a look-up before
-    /// they leave.
+    /// For which protocols the node itself has been the backend of a translated flow,
+    /// see [`super::PodValue::server_bit`]. Only its packets of these need a look-up
+    /// before they leave.
     pub nat_protocols: u32,
 }
 

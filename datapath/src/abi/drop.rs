@@ -51,6 +51,14 @@ drop_reasons! {
     RejectFailed = 11, "reject-failed";
     /// A packet that is refused, but to which no answer may be given.
     Rejected = 12, "rejected-silently";
+    /// The client is in none of the load balancer's source ranges.
+    SourceNotAllowed = 13, "source-not-allowed";
+    /// The node has no route to where the translated packet should go.
+    NoRoute = 14, "no-route";
+    /// The translated packet is longer than its way out takes, and may not be answered.
+    TooBig = 15, "packet-too-big";
+    /// A packet in the overlay for which no node is known.
+    NoTunnel = 16, "no-tunnel-end";
 }
 
 const _: () = {

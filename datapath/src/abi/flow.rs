@@ -3,6 +3,10 @@
 use super::{Addr, Be16, assert_size};
 
 /// A flow in one direction, as its packets arrive.
+///
+/// The identifier of an ICMP echo stands for the source port of the request and for
+/// the destination port of the reply, whose other port is 0: so a request is never
+/// taken for a reply.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct FlowKey {
@@ -10,9 +14,9 @@ pub struct FlowKey {
     pub src: Addr,
     /// The packet's destination address.
     pub dst: Addr,
-    /// The packet's source port; the identifier of an ICMP echo.
+    /// The packet's source port.
     pub src_port: Be16,
-    /// The packet's destination port; the identifier of an ICMP echo.
+    /// The packet's destination port.
     pub dst_port: Be16,
     /// An IP protocol number.
     pub protocol: u32,
@@ -41,9 +45,9 @@ pub struct FlowValue {
     pub src_port: Be16,
     /// The destination port to write.
     pub dst_port: Be16,
-    /// See [`super::FrontendValue::service`].
+    /// See [`super::FrontendValue::service`]; 0: a pod's flow to outside the cluster.
     pub service: u32,
-    /// The backend's id.
+    /// The backend's id; 0 with service 0.
     pub backend: u32,
     /// The backend's generation when the flow began.
     pub generation: u32,
@@ -69,12 +73,15 @@ impl FlowValue {
 
     /// The entry is for packets from the backend.
     pub const REVERSE: u32 = 1 << 0;
-    /// TCP: a packet other than the opening SYN has been seen.
+    /// TCP and SCTP: a packet other than the opening SYN or INIT has been seen.
     pub const ESTABLISHED: u32 = 1 << 1;
     /// TCP: a FIN or RST has been seen; the next SYN begins a new flow.
     pub const CLOSING: u32 = 1 << 2;
     /// The client is outside the cluster, see [`super::FrontendValue::external`].
     pub const EXTERNAL: u32 = 1 << 3;
+    /// What the packet becomes is neither for a pod of this node nor for the node
+    /// itself: it goes out by the network, wherever the node's routes lead it.
+    pub const OUT: u32 = 1 << 4;
 }
 
 /// A fragmented datagram, RFC 791 and RFC 8200: only its first fragment has ports.
@@ -87,11 +94,12 @@ pub struct FragmentKey {
     pub dst: Addr,
     /// The identification field, as it lies in the packet.
     pub id: u32,
-    /// An IP protocol number.
+    /// The protocol that every fragment names: that of the IPv4 header, or of the
+    /// header after IPv6's fragment header, which need not be the transport.
     pub protocol: u32,
 }
 
-/// The ports that the first fragment of a datagram had.
+/// What the first fragment of a datagram had.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct FragmentValue {
@@ -99,6 +107,8 @@ pub struct FragmentValue {
     pub src_port: Be16,
     /// Destination port.
     pub dst_port: Be16,
+    /// The transport's IP protocol number.
+    pub protocol: u32,
 }
 
-assert_size!(FlowKey = 40, FlowValue = 56, FragmentKey = 40, FragmentValue = 4);
+assert_size!(FlowKey = 40, FlowValue = 56, FragmentKey = 40, FragmentValue = 8);

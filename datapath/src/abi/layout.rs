@@ -56,8 +56,8 @@ tables! {
     POD_NETNS "POD_NETNS": u64 => PodNetns, 1 << 11;
     /// Networks, by longest prefix.
     NETWORKS "NETWORKS": NetworkKey => NetworkValue, 1 << 14;
-    /// Interfaces to the world on which XDP is, by index.
-    UPLINKS "UPLINKS": u32 => UplinkValue, 1 << 6;
+    /// Interfaces to the world on which XDP is, by slot.
+    UPLINKS "UPLINKS": u32 => UplinkValue, UplinkValue::SLOTS;
     /// Translated flows, both directions; least recently used first out.
     FLOWS "FLOWS": FlowKey => FlowValue, 1 << 17;
     /// Ports of fragmented datagrams; least recently used first out.
@@ -69,7 +69,7 @@ tables! {
 }
 
 /// Goes up when a field changes its meaning but not its place.
-const MEANING: u64 = 2;
+const MEANING: u64 = 4;
 
 /// Tells this layout from every other: table names, sizes and capacities, by FNV-1a.
 pub const fn layout_hash() -> u64 {

@@ -12,6 +12,9 @@ pub struct NetworkKey {
     pub addr: Addr,
 }
 
+/// The overlay's VXLAN network identifier, RFC 7348: there is one overlay.
+pub const OVERLAY_VNI: u32 = 1;
+
 /// What a network is.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]

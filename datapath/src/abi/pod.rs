@@ -15,9 +15,10 @@ pub struct PodValue {
     /// Bits below.
     pub flags: u32,
     /// For which protocols the pod has been the client of a translated flow, see
-    /// [`PodValue::nat_bit`]. Only packets of these need a look-up before they
-    /// reach the pod. Written by the kernel programs; the agent writes it only
-    /// while the pod is held, when no flow can begin.
+    /// [`PodValue::client_bit`]: only packets of these need a look-up before they
+    /// reach the pod. And for which it has been the backend of a client that is no
+    /// pod of this node, see [`PodValue::server_bit`]. Written by the kernel programs;
+    /// the agent writes it only while the pod is held, when no flow can begin.
     pub nat_protocols: u32,
     /// The MAC address of the pod's end.
     pub mac: [u8; 6],
@@ -29,9 +30,20 @@ impl PodValue {
     /// The pod is shut to all but the node: its Pod object or its policies are
     /// not in force yet.
     pub const HELD: u32 = 1 << 0;
-    /// The bit in [`PodValue::nat_protocols`] for an IP protocol.
+    /// The bit for an IP protocol of which something has been a client.
     #[inline(always)]
-    pub const fn nat_bit(protocol: u8) -> u32 {
+    pub const fn client_bit(protocol: u8) -> u32 {
+        Self::nat_bit(protocol)
+    }
+
+    /// The bit for an IP protocol of which something has been a backend.
+    #[inline(always)]
+    pub const fn server_bit(protocol: u8) -> u32 {
+        Self::nat_bit(protocol) << 16
+    }
+
+    #[inline(always)]
+    const fn nat_bit(protocol: u8) -> u32 {
         match protocol {
             super::protocol::TCP => 1 << 0,
             super::protocol::UDP => 1 << 1,

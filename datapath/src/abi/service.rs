@@ -101,6 +101,10 @@ impl FrontendValue {
     pub const MAGLEV: u32 = 1 << 5;
     /// Of two random backends the one with fewer connections serves.
     pub const LEAST_CONNECTIONS: u32 = 1 << 6;
+    /// The internal block is the service port's Local set, else its Cluster set.
+    pub const INTERNAL_LOCAL: u32 = 1 << 7;
+    /// The same for the external block.
+    pub const EXTERNAL_LOCAL: u32 = 1 << 8;
 
     /// Of a whole address: NodePorts are served here.
     pub const NODE_PORTS: u32 = 1 << 16;
@@ -131,10 +135,10 @@ pub struct Backend {
 impl Backend {
     /// Flows to it may go on: it is ready, or serving though terminating.
     pub const ALIVE: u16 = 1 << 0;
-    /// It is in its frontends' internal block, so internal affinity to it holds.
-    pub const IN_INTERNAL: u16 = 1 << 1;
-    /// It is in its frontends' external block, so external affinity to it holds.
-    pub const IN_EXTERNAL: u16 = 1 << 2;
+    /// It is in the service port's Cluster set, so affinity to it holds where that set serves.
+    pub const IN_CLUSTER: u16 = 1 << 1;
+    /// It is in the service port's Local set, so affinity to it holds where that set serves.
+    pub const IN_LOCAL: u16 = 1 << 2;
     /// It runs on this node.
     pub const LOCAL: u16 = 1 << 3;
 }

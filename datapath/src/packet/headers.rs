@@ -37,6 +37,10 @@ pub enum Transport {
     Sctp,
     /// An ICMP error, which quotes the packet that it is about.
     IcmpError,
+    /// An ICMP echo request.
+    EchoRequest,
+    /// An ICMP echo reply.
+    EchoReply,
     /// Any other ICMP message, with its type.
     Icmp(u8),
     /// Nothing that is looked into, or a later fragment.
@@ -64,12 +68,16 @@ pub struct Headers {
     pub src: Addr,
     /// Destination address.
     pub dst: Addr,
-    /// Source port, 0 if there is none.
+    /// Source port, or an echo request's identifier; 0 if there is none.
     pub src_port: Be16,
-    /// Destination port, 0 if there is none.
+    /// Destination port, or an echo reply's identifier; 0 if there is none.
     pub dst_port: Be16,
     /// The transport's IP protocol number.
     pub protocol: u8,
+    /// How many hops the packet may still make, the next one among them.
+    pub hops: u8,
+    /// The packet opens a connection: a SYN that answers none, or SCTP's INIT.
+    pub opens: bool,
     /// Which part of a datagram this is.
     pub fragment: Fragment,
     /// The transport.
@@ -80,6 +88,8 @@ pub struct Headers {
     pub total_len: u32,
     /// The datagram's identification as it lies in the packet, for fragments.
     pub fragment_id: u32,
+    /// See [`FragmentKey::protocol`].
+    pub fragment_protocol: u8,
 }
 
 impl Headers {
@@ -98,7 +108,19 @@ impl Headers {
     /// The key of the datagram that the fragment belongs to.
     #[inline(always)]
     pub const fn datagram(&self) -> FragmentKey {
-        FragmentKey { src: self.src, dst: self.dst, id: self.fragment_id, protocol: self.protocol as u32 }
+        FragmentKey { src: self.src, dst: self.dst, id: self.fragment_id, protocol: self.fragment_protocol as u32 }
+    }
+
+    /// Whether the packet shows the ports that it is addressed to.
+    #[inline(always)]
+    pub const fn has_ports(&self) -> bool {
+        matches!(self.transport, Transport::Tcp(_) | Transport::Udp | Transport::Sctp)
+    }
+
+    /// Whether the packet shows by what it belongs to a flow: ports, or an echo's identifier.
+    #[inline(always)]
+    pub const fn has_flow(&self) -> bool {
+        self.has_ports() || matches!(self.transport, Transport::EchoRequest | Transport::EchoReply)
     }
 }
 
@@ -111,11 +133,14 @@ impl Headers {
         src_port: Be16::ZERO,
         dst_port: Be16::ZERO,
         protocol: 0,
+        hops: 0,
+        opens: false,
         fragment: Fragment::Whole,
         transport: Transport::Other,
         l4: 0,
         total_len: 0,
         fragment_id: 0,
+        fragment_protocol: 0,
     };
 }
 
@@ -145,6 +170,11 @@ pub fn parse_quote<P: Packet>(packet: &P, family: Family, start: u32, headers: &
         protocol::TCP => Transport::Tcp(0),
         protocol::UDP => Transport::Udp,
         protocol::SCTP => Transport::Sctp,
+        protocol::ICMP | protocol::ICMPV6 => {
+            let [first, second] = packet.read(headers.l4).ok_or(DropReason::Truncated)?;
+            read_icmp(headers, first, second);
+            return Ok(());
+        }
         _ => return Ok(()),
     };
     let [ports] = packet.read(headers.l4).ok_or(DropReason::Truncated)?;
@@ -190,7 +220,10 @@ fn parse_v4<P: Packet>(packet: &P, span: Span, headers: &mut Headers) -> Result<
     let identification = u32::from_be(identification);
     headers.src = Addr::v4(src);
     headers.dst = Addr::v4(dst);
-    headers.protocol = (u32::from_be(ttl_protocol) >> 16) as u8;
+    let ttl_protocol = u32::from_be(ttl_protocol);
+    headers.protocol = (ttl_protocol >> 16) as u8;
+    headers.fragment_protocol = headers.protocol;
+    headers.hops = (ttl_protocol >> 24) as u8;
     headers.fragment = fragment_of(identification & 0x1fff, identification & 0x2000 != 0);
     headers.fragment_id = identification >> 16;
     headers.l4 = span.start + header_len;
@@ -215,6 +248,7 @@ fn parse_v6<P: Packet>(packet: &P, span: Span, headers: &mut Headers) -> Result<
     headers.src = Addr::v6([s0, s1, s2, s3]);
     headers.dst = Addr::v6([d0, d1, d2, d3]);
     headers.protocol = (length_next >> 8) as u8;
+    headers.hops = length_next as u8;
     headers.l4 = span.start + 40;
     for _ in 0..=MAX_EXTENSIONS {
         if !step_over(packet, headers)? {
@@ -247,6 +281,7 @@ fn step_over<P: Packet>(packet: &P, headers: &mut Headers) -> Result<bool, DropR
     if kind == 44 {
         headers.fragment = fragment_of((head >> 3) & 0x1fff, head & 1 != 0);
         headers.fragment_id = id;
+        headers.fragment_protocol = headers.protocol;
     }
     Ok(true)
 }
@@ -261,7 +296,7 @@ fn fragment_of(offset: u32, more: bool) -> Fragment {
 }
 
 #[inline(always)]
-fn split_ports(word: u32) -> (Be16, Be16) {
+pub(super) fn split_ports(word: u32) -> (Be16, Be16) {
     let [a, b, c, d] = word.to_ne_bytes();
     (Be16::from_wire(u16::from_ne_bytes([a, b])), Be16::from_wire(u16::from_ne_bytes([c, d])))
 }
@@ -289,15 +324,10 @@ fn parse_transport<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), D
     if segment < min {
         return Err(DropReason::Truncated);
     }
-    let [first] = packet.read(headers.l4).ok_or(DropReason::Truncated)?;
+    let [first, second] = packet.read(headers.l4).ok_or(DropReason::Truncated)?;
     match headers.protocol {
         protocol::ICMP | protocol::ICMPV6 => {
-            let kind = (u32::from_be(first) >> 24) as u8;
-            headers.transport = match (headers.protocol, headers.family) {
-                (protocol::ICMP, Family::V4) if matches!(kind, 3 | 4 | 5 | 11 | 12) => Transport::IcmpError,
-                (protocol::ICMPV6, Family::V6) if kind < 128 => Transport::IcmpError,
-                _ => Transport::Icmp(kind),
-            };
+            read_icmp(headers, first, second);
             return Ok(());
         }
         protocol::TCP => {
@@ -307,11 +337,36 @@ fn parse_transport<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), D
             if header_len < TCP_MIN || header_len > segment {
                 return Err(DropReason::Malformed);
             }
-            headers.transport = Transport::Tcp(flags as u8);
+            let flags = flags as u8;
+            headers.transport = Transport::Tcp(flags);
+            headers.opens = flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN;
         }
         protocol::UDP => headers.transport = Transport::Udp,
-        _ => headers.transport = Transport::Sctp,
+        _ => {
+            headers.transport = Transport::Sctp;
+            // Only a packet with an INIT has no verification tag, RFC 9260 section 8.5.1.
+            headers.opens = second == 0;
+        }
     }
     (headers.src_port, headers.dst_port) = split_ports(first);
     Ok(())
+}
+
+/// Reads the first two words of an ICMP message.
+#[inline(always)]
+fn read_icmp(headers: &mut Headers, first: u32, second: u32) {
+    let kind = (u32::from_be(first) >> 24) as u8;
+    headers.transport = match (headers.protocol, headers.family, kind) {
+        (protocol::ICMP, Family::V4, 8) | (protocol::ICMPV6, Family::V6, 128) => Transport::EchoRequest,
+        (protocol::ICMP, Family::V4, 0) | (protocol::ICMPV6, Family::V6, 129) => Transport::EchoReply,
+        (protocol::ICMP, Family::V4, 3 | 4 | 5 | 11 | 12) => Transport::IcmpError,
+        (protocol::ICMPV6, Family::V6, 0..128) => Transport::IcmpError,
+        _ => Transport::Icmp(kind),
+    };
+    let (identifier, _) = split_ports(second);
+    match headers.transport {
+        Transport::EchoRequest => headers.src_port = identifier,
+        Transport::EchoReply => headers.dst_port = identifier,
+        _ => {}
+    }
 }

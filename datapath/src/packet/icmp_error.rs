@@ -3,7 +3,7 @@
 use super::{
     AccessError, ChecksumOf, Packet,
     checksum::Change,
-    headers::{Fragment, Headers, Transport, join_ports, parse_quote},
+    headers::{Fragment, Headers, Transport, join_ports, parse_quote, split_ports},
     rewrite::{Ends, write_v4_addresses, write_v6_addresses},
 };
 use crate::abi::Family;
@@ -14,13 +14,20 @@ const ICMP_HEADER: u32 = 8;
 /// What an ICMP error quotes, as far as rewriting it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quote {
-    /// Where the quoted transport header begins.
-    l4: u32,
-    /// The quoted ports, as they lie in the packet.
-    ports: u32,
+    /// Where the word lies that holds the quoted packet's ports or its identifier.
+    at: u32,
+    /// That word, as it lies in the packet.
+    word: u32,
+    /// The quoted packet's transport.
+    transport: Transport,
     /// The error was sent by the end that the quoted packet was for, not by a
     /// router on the way.
     from_end: bool,
+}
+
+impl Quote {
+    /// Of nothing.
+    pub const EMPTY: Self = Self { at: 0, word: 0, transport: Transport::Other, from_end: false };
 }
 
 /// Reads an ICMP error's quote into `inner` ([`Headers::EMPTY`] before). The
@@ -29,11 +36,12 @@ pub struct Quote {
 #[inline(always)]
 pub fn quoted<P: Packet>(packet: &P, headers: &Headers, inner: &mut Headers) -> Option<Quote> {
     parse_quote(packet, headers.family, headers.l4 + ICMP_HEADER, inner).ok()?;
-    if inner.fragment == Fragment::Later || matches!(inner.transport, Transport::Other) {
+    if inner.fragment == Fragment::Later || !inner.has_flow() {
         return None;
     }
-    let ports = join_ports(inner.src_port, inner.dst_port);
-    Some(Quote { l4: inner.l4, ports, from_end: headers.src == inner.dst })
+    let at = if inner.has_ports() { inner.l4 } else { inner.l4 + 4 };
+    let [word] = packet.read(at)?;
+    Some(Quote { at, word, transport: inner.transport, from_end: headers.src == inner.dst })
 }
 
 /// Rewrites an ICMP error so that its receiver sees the packet that it sent.
@@ -49,7 +57,7 @@ pub fn quoted<P: Packet>(packet: &P, headers: &Headers, inner: &mut Headers) -> 
 pub fn rewrite_error<P: Packet>(
     packet: &mut P,
     headers: &mut Headers,
-    quote: Quote,
+    quote: &Quote,
     ends: &Ends,
 ) -> Result<(), AccessError> {
     if quote.from_end {
@@ -60,9 +68,14 @@ pub fn rewrite_error<P: Packet>(
     let of = ChecksumOf { pseudo_header: false, zero_is_none: false, v6 };
     let checksum_at = headers.l4 + 2;
     let start = headers.l4 + ICMP_HEADER;
-    let ports = join_ports(ends.dst_port, ends.src_port);
-    packet.write(quote.l4, [ports])?;
-    packet.adjust_checksum(checksum_at, Change::NONE.word(quote.ports, ports).sum(), of)?;
+    let (_, sequence) = split_ports(quote.word);
+    let word = match quote.transport {
+        Transport::EchoRequest => join_ports(ends.dst_port, sequence),
+        Transport::EchoReply => join_ports(ends.src_port, sequence),
+        _ => join_ports(ends.dst_port, ends.src_port),
+    };
+    packet.write(quote.at, [word])?;
+    packet.adjust_checksum(checksum_at, Change::NONE.word(quote.word, word).sum(), of)?;
     match headers.family {
         Family::V4 => {
             // The quoted header's own checksum takes back what its addresses change.

@@ -1,5 +1,6 @@
 //! Turning a packet into the answer that refuses it: a TCP RST (RFC 9293,
-//! 3.5.2) or an ICMP port unreachable (RFC 1122, 3.2.2.1 and RFC 4443, 3.1).
+//! 3.5.2) or an ICMP error: port unreachable (RFC 1122, 3.2.2.1 and RFC 4443, 3.1),
+//! or too big.
 //!
 //! The quote in an ICMP error is the header and what its receiver needs to find
 //! the socket: the ports, and the tag of SCTP's INIT chunk.
@@ -17,6 +18,8 @@ const TCP_HEADER: u32 = 20;
 /// An ICMPv6 redirect counts as an error here, RFC 4443 section 2.4 (e.2).
 const ICMPV6_REDIRECT: u8 = 137;
 const TTL: u32 = 64;
+/// Of the word with an IPv4 header's identification and fragment offset.
+const DONT_FRAGMENT: u32 = 0x4000;
 
 /// Bytes that are quoted after the IP header: as far as the tag of the INIT chunk
 /// in an SCTP packet, RFC 9260 section 3.3.2.
@@ -50,6 +53,29 @@ pub fn reject<P: Packet>(packet: &mut P, headers: &Headers) -> Result<Answer, Ac
         Transport::IcmpError => Ok(Answer::Silence),
         Transport::Icmp(kind) if headers.family == Family::V6 && kind == ICMPV6_REDIRECT => Ok(Answer::Silence),
         _ => unreachable_port(packet, headers),
+    }
+}
+
+/// Turns the packet into the answer that a shorter one would get through (RFC 1191,
+/// RFC 8201), if its sender wants to know.
+///
+/// # Errors
+/// As for [`reject`].
+#[inline(always)]
+pub fn too_big<P: Packet>(packet: &mut P, headers: &Headers, mtu: u16) -> Result<Answer, AccessError> {
+    if headers.fragment == Fragment::Later || headers.transport == Transport::IcmpError {
+        return Ok(Answer::Silence);
+    }
+    let mtu = u32::from(mtu);
+    match headers.family {
+        Family::V4 => {
+            let [identification] = packet.read(4).ok_or(AccessError)?;
+            if u32::from_be(identification) & DONT_FRAGMENT == 0 {
+                return Ok(Answer::Silence);
+            }
+            answer_icmp(packet, headers, 3 << 24 | 4 << 16, mtu)
+        }
+        Family::V6 => answer_icmp(packet, headers, 2 << 24, mtu),
     }
 }
 
@@ -87,20 +113,30 @@ fn reset<P: Packet>(packet: &mut P, headers: &Headers, flags: u8) -> Result<Answ
     Ok(Answer::Ready)
 }
 
-#[inline(never)]
+#[inline(always)]
 fn unreachable_port<P: Packet>(packet: &mut P, headers: &Headers) -> Result<Answer, AccessError> {
+    match headers.family {
+        Family::V4 => answer_icmp(packet, headers, 3 << 24 | 3 << 16, 0),
+        Family::V6 => answer_icmp(packet, headers, 1 << 24 | 4 << 16, 0),
+    }
+}
+
+/// Answers with an ICMP error of a type and code (the upper half of `kind`) and what
+/// the type puts into its second word.
+#[inline(never)]
+fn answer_icmp<P: Packet>(packet: &mut P, headers: &Headers, kind: u32, word: u32) -> Result<Answer, AccessError> {
     let quote_words = ((headers.l4 + QUOTED_TRANSPORT).min(headers.total_len) / 4).min(MAX_QUOTE_WORDS);
     let quote = quote_words * 4;
     packet.truncate(quote)?;
-    let (header, icmp, kind) = match headers.family {
-        Family::V4 => (V4_HEADER, protocol::ICMP, 3u32 << 24 | 3 << 16),
-        Family::V6 => (V6_HEADER, protocol::ICMPV6, 1u32 << 24 | 4 << 16),
+    let (header, icmp) = match headers.family {
+        Family::V4 => (V4_HEADER, protocol::ICMP),
+        Family::V6 => (V6_HEADER, protocol::ICMPV6),
     };
     let mut sum = match headers.family {
         Family::V4 => 0,
         Family::V6 => checksum::pseudo_header(headers, ICMP_HEADER + quote, icmp),
     };
-    sum = checksum::add(sum, kind.to_be());
+    sum = checksum::add(checksum::add(sum, kind.to_be()), word.to_be());
     for i in 0..MAX_QUOTE_WORDS {
         if i >= quote_words {
             break;
@@ -112,7 +148,7 @@ fn unreachable_port<P: Packet>(packet: &mut P, headers: &Headers) -> Result<Answ
     let [k, c, ..] = kind.to_be_bytes();
     packet.prepend(header + ICMP_HEADER)?;
     write_ip_header(packet, headers, ICMP_HEADER + quote, icmp)?;
-    packet.write(header, [u32::from_ne_bytes([k, c, a, b]), 0])?;
+    packet.write(header, [u32::from_ne_bytes([k, c, a, b]), word.to_be()])?;
     Ok(Answer::Ready)
 }
 
@@ -127,10 +163,9 @@ fn write_ip_header<P: Packet>(
     match headers.family {
         Family::V4 => {
             let (src, dst) = (headers.dst.v4_word(), headers.src.v4_word());
-            let dont_fragment = 0x4000u32.to_be();
             let mut words = [
                 (0x4500_0000 | (V4_HEADER + payload)).to_be(),
-                dont_fragment,
+                DONT_FRAGMENT.to_be(),
                 (TTL << 24 | u32::from(protocol) << 16).to_be(),
                 src,
                 dst,

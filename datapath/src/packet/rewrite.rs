@@ -4,7 +4,7 @@ use super::{
     AccessError, ChecksumOf, Packet,
     checksum::{self, Change},
     crc32c,
-    headers::{Fragment, Headers, Transport, join_ports},
+    headers::{Fragment, Headers, Transport, join_ports, split_ports},
 };
 use crate::abi::{Addr, Be16, Family, protocol};
 
@@ -42,36 +42,38 @@ pub fn rewrite<P: Packet>(packet: &mut P, headers: &mut Headers, ends: &Ends) ->
     Ok(())
 }
 
-/// How many hops the packet may still make, the next one among them.
-#[inline(always)]
-pub fn hops_left<P: Packet>(packet: &P, family: Family) -> Option<u8> {
-    match family {
-        Family::V4 => packet.read(8).map(|[word]: [u32; 1]| word.to_ne_bytes()[0]),
-        Family::V6 => packet.read(4).map(|[word]: [u32; 1]| word.to_ne_bytes()[3]),
-    }
-}
-
-/// Takes one from the hops that the packet may make, of which there is one.
+/// Takes one from the hops that the packet may still make.
 ///
 /// # Errors
 /// The packet ends early, or could not be made writable.
 #[inline(always)]
-pub fn hop<P: Packet>(packet: &mut P, family: Family) -> Result<(), AccessError> {
-    match family {
+pub fn take_hop<P: Packet>(packet: &mut P, headers: &mut Headers) -> Result<(), AccessError> {
+    set_hops(packet, headers, headers.hops.wrapping_sub(1))
+}
+
+/// Writes how many hops the packet may still make.
+///
+/// # Errors
+/// As for [`take_hop`].
+#[inline(never)]
+pub fn set_hops<P: Packet>(packet: &mut P, headers: &mut Headers, hops: u8) -> Result<(), AccessError> {
+    match headers.family {
         Family::V4 => {
             let [word] = packet.read(8).ok_or(AccessError)?;
-            let [ttl, protocol, a, b] = u32::to_ne_bytes(word);
+            let [_, protocol, a, b] = u32::to_ne_bytes(word);
             let pair = |ttl| u32::from(u16::from_ne_bytes([ttl, protocol]));
-            let change = Change::NONE.word(pair(ttl), pair(ttl.wrapping_sub(1)));
+            let change = Change::NONE.word(pair(headers.hops), pair(hops));
             let [a, b] = checksum::update(u16::from_ne_bytes([a, b]), change.sum()).to_ne_bytes();
-            packet.write(8, [u32::from_ne_bytes([ttl.wrapping_sub(1), protocol, a, b])])
+            packet.write(8, [u32::from_ne_bytes([hops, protocol, a, b])])?;
         }
         Family::V6 => {
             let [word] = packet.read(4).ok_or(AccessError)?;
-            let [a, b, next, hops] = u32::to_ne_bytes(word);
-            packet.write(4, [u32::from_ne_bytes([a, b, next, hops.wrapping_sub(1)])])
+            let [a, b, next, _] = u32::to_ne_bytes(word);
+            packet.write(4, [u32::from_ne_bytes([a, b, next, hops])])?;
         }
     }
+    headers.hops = hops;
+    Ok(())
 }
 
 /// Writes addresses into the IPv4 header at `start` and mends its checksum.
@@ -119,6 +121,8 @@ fn write_transport<P: Packet>(
         Transport::Tcp(_) => headers.l4 + 16,
         Transport::Udp => headers.l4 + 6,
         Transport::Sctp => return write_sctp_ports(packet, headers, from, to),
+        Transport::EchoRequest => return write_identifier(packet, headers, ends.src_port, addresses),
+        Transport::EchoReply => return write_identifier(packet, headers, ends.dst_port, addresses),
         _ => return Ok(()),
     };
     let of = ChecksumOf {
@@ -133,6 +137,27 @@ fn write_transport<P: Packet>(
         packet.write(headers.l4, [to])?;
     }
     Ok(())
+}
+
+/// Writes an echo's identifier. ICMPv6's checksum covers the addresses, ICMP's doesn't.
+#[inline(always)]
+fn write_identifier<P: Packet>(
+    packet: &mut P,
+    headers: &Headers,
+    identifier: Be16,
+    addresses: Change,
+) -> Result<(), AccessError> {
+    let (at, checksum_at) = (headers.l4 + 4, headers.l4 + 2);
+    let v6 = headers.family == Family::V6;
+    let of = ChecksumOf { pseudo_header: false, zero_is_none: false, v6 };
+    if v6 {
+        packet.adjust_checksum(checksum_at, addresses.sum(), ChecksumOf { pseudo_header: true, ..of })?;
+    }
+    let [from] = packet.read(at).ok_or(AccessError)?;
+    let (_, sequence) = split_ports(from);
+    let to = join_ports(identifier, sequence);
+    packet.adjust_checksum(checksum_at, Change::NONE.word(from, to).sum(), of)?;
+    packet.write(at, [to])
 }
 
 /// SCTP's checksum covers no addresses, only the segment. A checksum of 0 is left

@@ -7,16 +7,19 @@
 //! wire. Where out is, the caller knows, and is asked before anything is changed that
 //! asking again would not change in the same way.
 
-use super::{Prepared, Work, prepare_flow};
+use super::{
+    Work, names_loopback,
+    translate::{self, Prepared},
+};
 use crate::{
-    abi::{Addr, Family, FrontendKey, NetworkValue, PodValue},
+    abi::{Addr, Family, FrontendKey, PodValue},
+    masquerade::Sender,
     packet::{
         Packet, checksum,
         headers::{Fragment, Headers, Transport},
         rewrite::{self, Ends},
     },
     tables::Tables,
-    track::{self, Found},
 };
 
 /// What became of a packet.
@@ -50,54 +53,40 @@ pub fn from_wire<P: Packet, T: Tables>(
     tables: &mut T,
     way_out: impl FnOnce(&Headers, &Ends) -> bool,
 ) -> Taken {
-    if work.read(packet, family).is_err() || !is_plain(packet, &work.headers) {
+    if work.read(packet, family).is_err() || names_loopback(&work.headers) || !is_plain(packet, &work.headers) {
         return Taken::Untouched;
     }
-    work.key = work.headers.flow();
-    let found = track::find(tables, &work.headers, &work.key, &mut work.ends);
-    if !found.is_flow() {
-        if !matches!(prepare_flow(work, tables), Prepared::Flow) {
+    let begins = !translate::find_flow(work, tables);
+    if begins {
+        if translate::prepare(work, tables, Sender::Network) != Prepared::Flow {
             return Taken::Untouched;
         }
-        work.ends = track::ends(&work.flow.forward);
+        translate::take_place(work);
     }
-    let Some(place) = place(packet, work, tables, found, way_out) else { return Taken::Untouched };
-    if !found.is_flow() {
-        if track::open(tables, &work.key, &mut work.flow).is_err() {
-            return Taken::Untouched;
-        }
-        work.ends = track::ends(&work.flow.forward);
-    } else if found.is_last() {
-        track::end(tables, &work.key, &work.ends);
+    let place = place(work, tables, way_out);
+    if place == Taken::Untouched || begins && translate::open(work, tables).is_err() {
+        return Taken::Untouched;
     }
     // All that is written has been read, so this doesn't fail.
-    let rewritten = rewrite::rewrite(packet, &mut work.headers, &work.ends);
-    let hopped = if place == Taken::Out { rewrite::hop(packet, family) } else { Ok(()) };
-    if rewritten.and(hopped).is_err() { Taken::Untouched } else { place }
+    if translate::apply(packet, work, tables).is_err() {
+        return Taken::Untouched;
+    }
+    if place == Taken::Out && rewrite::take_hop(packet, &mut work.headers).is_err() {
+        return Taken::Untouched;
+    }
+    place
 }
 
 /// Where the packet goes with its new ends, if it is not for others to bring it there.
 #[inline(always)]
-fn place<P: Packet, T: Tables>(
-    packet: &P,
-    work: &Work,
-    tables: &T,
-    found: Found,
-    way_out: impl FnOnce(&Headers, &Ends) -> bool,
-) -> Option<Taken> {
-    let dst = &work.ends.dst;
-    match tables.pod(dst) {
+fn place<T: Tables>(work: &Work, tables: &T, way_out: impl FnOnce(&Headers, &Ends) -> bool) -> Taken {
+    if work.member.out {
+        return if work.headers.hops > 1 && way_out(&work.headers, &work.ends) { Taken::Out } else { Taken::Untouched };
+    }
+    match tables.pod(&work.ends.dst) {
         // An answer to a pod would be taken for one again on its way into the pod.
-        Some(pod) => {
-            let goes_in = pod.flags & PodValue::HELD == 0 && !found.is_reverse();
-            goes_in.then_some(Taken::In)
-        }
-        None => {
-            let goes_out = tables.network_kind(dst) != NetworkValue::NODE
-                && rewrite::hops_left(packet, work.headers.family).is_some_and(|hops| hops > 1)
-                && way_out(&work.headers, &work.ends);
-            goes_out.then_some(Taken::Out)
-        }
+        Some(pod) if pod.flags & PodValue::HELD == 0 && !work.member.reverse => Taken::In,
+        _ => Taken::Untouched,
     }
 }
 

@@ -130,8 +130,12 @@ impl Xdp {
         let mut at = BTreeMap::new();
         for link in uplinks {
             let mut plan = self.plan(link);
+            let same_slot = |other: &u32| UplinkValue::slot(*other) == UplinkValue::slot(link.index);
+            if let Some(other) = at.keys().find(|other| same_slot(other)) {
+                plan = Plan::Off(format!("interface {other} has its slot in the table"));
+            }
             if let Plan::On(mode, abilities) = plan {
-                let told = tables.set_uplink(link.index, &abilities).map_err(|error| error.to_string());
+                let told = tables.set_uplink(&abilities).map_err(|error| error.to_string());
                 let attached = told.and_then(|()| attach(dataplane, mode.hook(link.index), replace));
                 if let Err(error) = attached {
                     plan = Plan::Off(error);
@@ -216,7 +220,7 @@ fn plan(mode: XdpMode, link: &Link, features: XdpFeatures, is_needed: bool) -> P
         flags |= UplinkValue::SENDS;
     }
     let Some(mac) = link.mac else { return Plan::Off("it has no MAC address".into()) };
-    let abilities = UplinkValue { flags, mac, pad: [0; 2] };
+    let abilities = UplinkValue { ifindex: link.index, flags, mac, pad: [0; 2] };
     match mode {
         XdpMode::Generic => Plan::On(Mode::Generic, abilities),
         _ if !features.runs_programs() => Plan::Off("its driver doesn't run XDP programs".into()),
@@ -251,7 +255,7 @@ mod tests {
     const BOTH: UplinkValue = with(UplinkValue::SENDS_BACK | UplinkValue::SENDS);
 
     const fn with(flags: u32) -> UplinkValue {
-        UplinkValue { flags, mac: MAC, pad: [0; 2] }
+        UplinkValue { ifindex: 2, flags, mac: MAC, pad: [0; 2] }
     }
 
     fn link(kind: &str) -> Link {

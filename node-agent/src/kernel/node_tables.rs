@@ -60,15 +60,15 @@ impl NodeTables {
     }
 
     /// Says what XDP may do with an uplink.
-    pub fn set_uplink(&self, ifindex: u32, value: &UplinkValue) -> Result<(), MapError> {
-        self.uplinks.set(&ifindex, value)
+    pub fn set_uplink(&self, value: &UplinkValue) -> Result<(), MapError> {
+        self.uplinks.set(&UplinkValue::slot(value.ifindex), value)
     }
 
     /// Forgets every uplink but these.
     pub fn prune_uplinks(&self, kept: &BTreeSet<u32>) -> Result<(), MapError> {
-        for ifindex in self.uplinks.keys()? {
-            if !kept.contains(&ifindex) {
-                self.uplinks.remove(&ifindex)?;
+        for (slot, uplink) in self.uplinks.entries()? {
+            if uplink != UplinkValue::default() && !kept.contains(&uplink.ifindex) {
+                self.uplinks.set(&slot, &UplinkValue::default())?;
             }
         }
         Ok(())

@@ -128,16 +128,34 @@ pub enum Program {
     ToPod,
     /// The node's own packets for Services.
     FromHost,
+    /// What the node sends to itself.
+    FromHostLoopback,
     /// What comes in by an uplink.
     FromNetwork,
     /// The same, before the kernel makes a socket buffer of it.
     FromWire,
+    /// What comes in by the overlay.
+    FromOverlay,
+    /// What leaves by an uplink.
+    ToNetwork,
+    /// What leaves by the overlay.
+    ToOverlay,
 }
 
 impl Program {
     /// The programs of interfaces.
-    const INTERFACE: [Self; 6] =
-        [Self::FromPod, Self::FromHeldPod, Self::ToPod, Self::FromHost, Self::FromNetwork, Self::FromWire];
+    const INTERFACE: [Self; 10] = [
+        Self::FromPod,
+        Self::FromHeldPod,
+        Self::ToPod,
+        Self::FromHost,
+        Self::FromHostLoopback,
+        Self::FromNetwork,
+        Self::FromOverlay,
+        Self::ToNetwork,
+        Self::ToOverlay,
+        Self::FromWire,
+    ];
 
     /// Its name in the object.
     pub const fn name(self) -> &'static str {
@@ -147,8 +165,12 @@ impl Program {
             Self::FromHeldPod => "from_held_pod",
             Self::ToPod => "to_pod",
             Self::FromHost => "from_host",
+            Self::FromHostLoopback => "from_host_loopback",
             Self::FromNetwork => "from_network",
             Self::FromWire => "from_wire",
+            Self::FromOverlay => "from_overlay",
+            Self::ToNetwork => "to_network",
+            Self::ToOverlay => "to_overlay",
         }
     }
 }

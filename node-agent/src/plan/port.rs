@@ -141,7 +141,7 @@ impl Port {
                 local: false,
                 id: 0,
             });
-            let want = flags(endpoint, &self.frontends);
+            let want = flags(endpoint);
             added |= (slot.want, slot.cluster, slot.local) != (want, endpoint.cluster, endpoint.local);
             (slot.want, slot.cluster, slot.local) = (want, endpoint.cluster, endpoint.local);
             slots.push(slot);
@@ -177,10 +177,13 @@ impl Port {
     /// What a frontend of this port should hold.
     pub fn value(&self, frontend: &CompiledFrontend) -> FrontendValue {
         let drops = |set, flag| if self.usable && self.is_empty(set) { flag } else { 0 };
+        let local = |set, flag| if set == EndpointSet::Local { flag } else { 0 };
         FrontendValue {
             service: self.id,
             flags: drops(frontend.internal, FrontendValue::DROP_INTERNAL)
-                | drops(frontend.external, FrontendValue::DROP_EXTERNAL),
+                | drops(frontend.external, FrontendValue::DROP_EXTERNAL)
+                | local(frontend.internal, FrontendValue::INTERNAL_LOCAL)
+                | local(frontend.external, FrontendValue::EXTERNAL_LOCAL),
             internal: self.current[frontend.internal as usize],
             external: self.current[frontend.external as usize],
             affinity_seconds: self.affinity_seconds,
@@ -306,13 +309,13 @@ impl Port {
     }
 }
 
-fn flags(endpoint: &CompiledEndpoint, frontends: &[CompiledFrontend]) -> u16 {
+fn flags(endpoint: &CompiledEndpoint) -> u16 {
     let mut flags = Backend::ALIVE;
-    if frontends.iter().any(|f| endpoint.is_in(f.internal)) {
-        flags |= Backend::IN_INTERNAL;
+    if endpoint.cluster {
+        flags |= Backend::IN_CLUSTER;
     }
-    if frontends.iter().any(|f| endpoint.is_in(f.external)) {
-        flags |= Backend::IN_EXTERNAL;
+    if endpoint.local {
+        flags |= Backend::IN_LOCAL;
     }
     if endpoint.on_node {
         flags |= Backend::LOCAL;

@@ -165,7 +165,11 @@ impl MemoryTables {
         for (key, value) in &self.frontends {
             let whole = *key == FrontendKey::whole_address(key.addr);
             assert_eq!(value.service == 0, whole, "{key:?}");
-            let in_set = [(value.internal, Backend::IN_INTERNAL), (value.external, Backend::IN_EXTERNAL)];
+            let set = |local| if value.flags & local != 0 { Backend::IN_LOCAL } else { Backend::IN_CLUSTER };
+            let in_set = [
+                (value.internal, set(FrontendValue::INTERNAL_LOCAL)),
+                (value.external, set(FrontendValue::EXTERNAL_LOCAL)),
+            ];
             for (block, flag) in in_set {
                 for backend in self.endpoints(block) {
                     assert_eq!(backend.service, value.service, "{key:?} names another's backend {backend:?}");

@@ -86,6 +86,12 @@ pub fn sctp(src: SocketAddr, dst: SocketAddr) -> Packet {
     packet(src, dst, Transport::Sctp { tag: 0 }, &init)
 }
 
+/// An SCTP packet in mid-association: a DATA chunk, RFC 9260 section 3.3.1.
+pub fn sctp_data(src: SocketAddr, dst: SocketAddr) -> Packet {
+    let data = [0, 3, 0, 20, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, b'd', b'a', b't', b'a'];
+    packet(src, dst, Transport::Sctp { tag: 0xfeed_beef }, &data)
+}
+
 /// A packet of a protocol with ports.
 pub fn opening(protocol: u8, src: SocketAddr, dst: SocketAddr) -> Packet {
     match protocol {
@@ -109,6 +115,25 @@ pub fn echo(src: IpAddr, dst: IpAddr) -> Packet {
     icmp(src, dst, kind, 0, b"0123456789abcdef")
 }
 
+/// The same with an identifier and a sequence number.
+pub fn echo_of(src: IpAddr, dst: IpAddr, identifier: u16) -> Packet {
+    identified_echo(echo(src, dst), identifier)
+}
+
+/// What answers [`echo_of`].
+pub fn echo_reply(src: IpAddr, dst: IpAddr, identifier: u16) -> Packet {
+    let kind = if src.is_ipv4() { 0 } else { 129 };
+    identified_echo(icmp(src, dst, kind, 0, b"0123456789abcdef"), identifier)
+}
+
+fn identified_echo(mut packet: Packet, identifier: u16) -> Packet {
+    if let Transport::Icmp { rest, .. } = &mut packet.transport {
+        let [a, b] = identifier.to_be_bytes();
+        *rest = [a, b, 0, 7];
+    }
+    packet
+}
+
 /// An ICMP(v6) message.
 pub fn icmp(src: IpAddr, dst: IpAddr, kind: u8, code: u8, body: &[u8]) -> Packet {
     packet(SocketAddr::new(src, 0), SocketAddr::new(dst, 0), Transport::Icmp { kind, code, rest: [0; 4] }, body)
@@ -120,6 +145,11 @@ pub fn port_unreachable(src: IpAddr, dst: IpAddr, quote: &[u8]) -> Packet {
         IpAddr::V4(_) => icmp(src, dst, 3, 3, quote),
         IpAddr::V6(_) => icmp(src, dst, 1, 4, quote),
     }
+}
+
+/// "Time exceeded" about a packet.
+pub fn time_exceeded(src: IpAddr, dst: IpAddr, quote: &[u8]) -> Packet {
+    icmp(src, dst, if src.is_ipv4() { 11 } else { 3 }, 0, quote)
 }
 
 /// "Too big" about a packet.
@@ -139,6 +169,18 @@ impl Packet {
     #[must_use]
     pub fn between(&self, src: SocketAddr, dst: SocketAddr) -> Self {
         Self { src, dst, ..self.clone() }
+    }
+
+    /// The same packet a hop further on.
+    #[must_use]
+    pub fn hop(&self) -> Self {
+        Self { ttl: self.ttl - 1, ..self.clone() }
+    }
+
+    /// With so many hops left.
+    #[must_use]
+    pub fn hops(&self, ttl: u8) -> Self {
+        Self { ttl, ..self.clone() }
     }
 
     /// With another payload.

@@ -21,20 +21,35 @@ pub enum Program {
     ForwardedToPod,
     /// What the node sends to Services.
     FromHost,
+    /// What the node sends to itself.
+    FromHostLoopback,
     /// What comes over the wire.
     FromNetwork,
+    /// What comes by the overlay.
+    FromOverlay,
+    /// What the node itself sends over the wire.
+    ToNetwork,
+    /// What the node itself sends by the overlay.
+    ToOverlay,
+    /// What the node forwards by the overlay.
+    ForwardedToOverlay,
 }
 
 impl Program {
     /// Every one.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 12] = [
         Self::FromPod,
         Self::FromHeldPod,
         Self::NodeToPod,
         Self::DeviceToPod,
         Self::ForwardedToPod,
         Self::FromHost,
+        Self::FromHostLoopback,
         Self::FromNetwork,
+        Self::FromOverlay,
+        Self::ToNetwork,
+        Self::ToOverlay,
+        Self::ForwardedToOverlay,
     ];
 }
 
@@ -103,6 +118,10 @@ pub enum Expected {
     Answer,
     /// Back into the node's stack.
     Reroute,
+    /// Out by the network.
+    Forward,
+    /// To this node by the overlay.
+    Tunnel(Place),
     /// Dropped.
     Drop(DropReason),
 }

@@ -5,7 +5,7 @@
 
 use datapath::abi::{
     Addr, AffinityKey, AffinityValue, Backend, Be16, BlockRef, FlowKey, FlowValue, FragmentKey, FragmentValue,
-    FrontendKey, FrontendValue, NetworkValue, NodeConfig, PodValue,
+    FrontendKey, FrontendValue, NetworkValue, NodeConfig, NodeState, PodValue,
 };
 
 /// A type with a fixed place for each of its bytes.
@@ -91,6 +91,7 @@ impl Encode for Be16 {
 
 structures! {
     NodeConfig { netns_cookie, v4, v6, snat_port_first, snat_port_last, host_ifindex, overlay_ifindex, flags }
+    NodeState { nat_protocols }
     FrontendKey { addr, port, protocol, pad }
     BlockRef { base, len }
     FrontendValue { service, flags, internal, external, affinity_seconds, pad }
@@ -102,5 +103,5 @@ structures! {
     FlowKey { src, dst, src_port, dst_port, protocol }
     FlowValue { src, dst, src_port, dst_port, service, backend, generation, flags, last_seen }
     FragmentKey { src, dst, id, protocol }
-    FragmentValue { src_port, dst_port }
+    FragmentValue { src_port, dst_port, protocol }
 }

@@ -49,18 +49,22 @@ pub fn judge<T: Tables>(program: Program, tables: &mut T, frame: &Frame) -> (Ver
     let Some(family) = frame.family() else { return (Verdict::Pass, frame.packet.clone()) };
     let mut packet = MemoryPacket(frame.packet.clone());
     let mut work = Work::EMPTY;
-    let verdict = match work.read(&packet, family) {
-        Err(reason) => Verdict::Drop(reason),
+    match work.read(&packet, family) {
+        Err(reason) => work.verdict = Verdict::Drop(reason),
         Ok(()) => match program {
             Program::FromPod => paths::from_pod(&mut packet, &mut work, tables),
-            Program::FromHeldPod => paths::from_held_pod(&work, tables),
+            Program::FromHeldPod => paths::from_held_pod(&mut work, tables),
             Program::NodeToPod | Program::DeviceToPod => paths::to_pod(&mut packet, &mut work, tables, true),
             Program::ForwardedToPod => paths::to_pod(&mut packet, &mut work, tables, false),
             Program::FromHost => paths::from_host(&mut packet, &mut work, tables),
-            Program::FromNetwork => paths::from_network(&mut packet, &mut work, tables),
+            Program::FromHostLoopback => paths::from_host_loopback(&mut packet, &mut work, tables),
+            Program::FromNetwork | Program::FromOverlay => paths::from_network(&mut packet, &mut work, tables),
+            Program::ToNetwork => paths::to_network(&mut packet, &mut work, tables),
+            Program::ToOverlay => paths::to_overlay(&mut packet, &mut work, tables, true),
+            Program::ForwardedToOverlay => paths::to_overlay(&mut packet, &mut work, tables, false),
         },
-    };
-    (verdict, packet.0)
+    }
+    (work.verdict, packet.0)
 }
 
 /// Judges one packet and keeps what it did.
@@ -96,7 +100,11 @@ fn compare(record: &Record, expected: Expected, becomes: &Frame) -> Result<(), S
     let as_expected = match (expected, record.verdict) {
         (Expected::Pass, Verdict::Pass)
         | (Expected::Answer, Verdict::Answer)
-        | (Expected::Reroute, Verdict::Reroute) => true,
+        | (Expected::Reroute, Verdict::Reroute)
+        | (Expected::Forward, Verdict::Forward) => true,
+        (Expected::Tunnel(place), Verdict::Tunnel(end)) => {
+            record.frame.family().is_some_and(|family| place.addr(family) == end)
+        }
         (Expected::Drop(expected), Verdict::Drop(reason)) => expected == reason,
         (Expected::ToPod(place), Verdict::ToPod(pod)) => {
             let Some(family) = record.frame.family() else { return Err("only IP goes to a pod".into()) };

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    process::Command,
     thread,
     time::Duration,
 };
@@ -19,25 +20,45 @@ use aya::{
 use datapath::{
     abi::{
         AffinityKey, AffinityValue, Backend, DropReason, FlowKey, FlowValue, FragmentKey, FragmentValue, GATEWAY_MAC,
-        PodValue, UplinkValue,
+        NodeState, PodValue, UplinkValue,
     },
     memory::MemoryTables,
     paths::Verdict,
 };
-use nix::time::{ClockId, clock_gettime};
+use nix::{
+    sched::{CloneFlags, unshare},
+    time::{ClockId, clock_gettime},
+};
 
 use super::{
     case::{Frame, Program},
     encode::Encode,
     host::Record,
-    world::HOST_IFINDEX,
+    world::{HOST_IFINDEX, OVERLAY_IFINDEX},
 };
 
 /// The object's path, as `cargo xtask build` leaves it.
 const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/fairlead.bpf.o");
 
 /// The programs that see packets.
-const PROGRAMS: [&str; 5] = ["from_pod", "from_held_pod", "to_pod", "from_host", "from_network"];
+const PROGRAMS: [&str; 9] = [
+    "from_pod",
+    "from_held_pod",
+    "to_pod",
+    "from_host",
+    "from_host_loopback",
+    "from_network",
+    "from_overlay",
+    "to_network",
+    "to_overlay",
+];
+
+/// A network namespace's ways out: whatever there is, a packet finds a route.
+const ROUTES: &str = "\
+    sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 && \
+    ip link set lo up && \
+    ip link add out type veth peer name far && ip link set out up && ip link set far up && \
+    ip route add default dev out && ip -6 route add default dev out";
 
 /// The XDP program.
 const FROM_WIRE: &str = "from_wire";
@@ -48,6 +69,9 @@ const ENTRIES: u32 = 4096;
 
 /// An interface that a forwarded packet came by.
 const UPLINK: u32 = 2;
+
+/// Who gets frames that come over the wire: the address of the interface on which the kernel runs them.
+const LOOPBACK_MAC: [u8; 6] = [0; 6];
 
 /// Who sent the frame.
 const SENDER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
@@ -77,7 +101,8 @@ pub enum Replayed {
 }
 
 impl Kernel {
-    /// Loads the object (`$FAIRLEAD_EBPF_OBJECT`, or what the build left).
+    /// Loads the object (`$FAIRLEAD_EBPF_OBJECT`, or what the build left). The thread is in a network namespace of
+    /// its own from then on, in which it must stay.
     ///
     /// # Errors
     /// The object isn't there, or the kernel refuses a program.
@@ -90,6 +115,9 @@ impl Kernel {
     /// # Errors
     /// As of [`Self::load`].
     pub fn load_with(entries: Option<u32>) -> Result<Self> {
+        unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace")?;
+        let routed = Command::new("sh").args(["-c", ROUTES]).status().context("running sh")?;
+        ensure!(routed.success(), "cannot make routes");
         let object = std::env::var("FAIRLEAD_EBPF_OBJECT").unwrap_or_else(|_| OBJECT.into());
         let mut loader = EbpfLoader::new();
         for table in ["FRONTENDS", "AFFINITY", "PODS", "POD_NETNS", "NETWORKS", "FLOWS", "FRAGMENTS", "SOCKET_PEERS"] {
@@ -117,15 +145,16 @@ impl Kernel {
         let clock = Clock::at(&record.before)?;
         self.write(&record.before, &clock).context("writing the tables")?;
         let drops_before = self.drops()?;
-        let sent = with_ethernet(&record.frame);
+        let sent = with_ethernet(record.program, &record.frame);
         let Some((returned, frame)) = self.run(record.program, &sent)? else {
             ensure!(is_too_short(&record.frame), "the kernel refuses to run it");
             return Ok(Replayed::TooShort);
         };
         let expected = match record.verdict {
             Verdict::Pass => TC_ACT_UNSPEC,
+            Verdict::Tunnel(_) if leaves_by_overlay(record.program) => TC_ACT_UNSPEC,
             Verdict::Drop(_) => TC_ACT_SHOT,
-            Verdict::ToPod(_) | Verdict::Answer | Verdict::Reroute => TC_ACT_REDIRECT,
+            _ => TC_ACT_REDIRECT,
         };
         ensure!(returned == expected, "{:?} on the host, {returned} from the kernel", record.verdict);
         self.compare_drops(&drops_before, record)?;
@@ -146,7 +175,12 @@ impl Kernel {
             Program::DeviceToPod => ("to_pod", HOST_IFINDEX),
             Program::ForwardedToPod => ("to_pod", UPLINK),
             Program::FromHost => ("from_host", 0),
+            Program::FromHostLoopback => ("from_host_loopback", 0),
             Program::FromNetwork => ("from_network", UPLINK),
+            Program::FromOverlay => ("from_overlay", OVERLAY_IFINDEX),
+            Program::ToNetwork => ("to_network", 0),
+            Program::ToOverlay => ("to_overlay", 0),
+            Program::ForwardedToOverlay => ("to_overlay", UPLINK),
         };
         let program: &SchedClassifier =
             self.ebpf.program(name).with_context(|| format!("the object has no {name}"))?.try_into()?;
@@ -199,9 +233,10 @@ impl Kernel {
     /// The kernel refuses it.
     pub fn open_uplink(&mut self, ifindex: u32) -> Result<()> {
         let sends = UplinkValue::SENDS_BACK | UplinkValue::SENDS;
-        let mut value = [0; 12];
-        value[..4].copy_from_slice(&sends.to_ne_bytes());
-        Ok(self.hash::<4, 12>("UPLINKS")?.insert(ifindex.to_ne_bytes(), value, 0)?)
+        let mut value = [0; 16];
+        value[..4].copy_from_slice(&ifindex.to_ne_bytes());
+        value[4..8].copy_from_slice(&sends.to_ne_bytes());
+        Ok(self.array::<16>("UPLINKS")?.set(UplinkValue::slot(ifindex), value, 0)?)
     }
 
     /// The program that packets from the wire meet first.
@@ -216,6 +251,7 @@ impl Kernel {
     fn write(&mut self, tables: &MemoryTables, clock: &Clock) -> Result<()> {
         let node = tables.node.bytes();
         self.array::<56>("NODE_CONFIG")?.set(0, node, 0)?;
+        self.array::<4>("NODE_STATE")?.set(0, tables.node_state.bytes(), 0)?;
         let mut blocks = self.array::<4>("BLOCKS")?;
         for (index, id) in tables.blocks.iter().enumerate() {
             blocks.set(index as u32, id.bytes(), 0)?;
@@ -229,12 +265,28 @@ impl Kernel {
         self.fill::<16, 20>("PODS", encode(&tables.pods))?;
         self.fill::<40, 56>("FLOWS", encode(&clock.flows_for_kernel(&tables.flows)))?;
         self.fill::<20, 16>("AFFINITY", encode(&clock.affinity_for_kernel(&tables.affinity)))?;
-        self.fill::<40, 4>("FRAGMENTS", encode(&tables.fragments))?;
+        self.fill::<40, 8>("FRAGMENTS", encode(&tables.fragments))?;
+        self.fill_source_ranges(tables)?;
         let map = self.ebpf.map_mut("NETWORKS").context("the object has no NETWORKS")?;
         let mut networks: lpm_trie::LpmTrie<_, [u8; 16], [u8; 20]> = map.try_into()?;
         for (key, network) in &tables.networks {
             let key = lpm_trie::Key::new(key.prefix_len, key.addr.bytes());
             networks.insert(&key, network.bytes(), 0)?;
+        }
+        Ok(())
+    }
+
+    fn fill_source_ranges(&mut self, tables: &MemoryTables) -> Result<()> {
+        let map = self.ebpf.map_mut("SOURCE_RANGES").context("the object has no SOURCE_RANGES")?;
+        let mut ranges: lpm_trie::LpmTrie<_, [u8; 20], u32> = map.try_into()?;
+        let present: Vec<_> = ranges.keys().collect::<Result<_, _>>()?;
+        for key in &present {
+            ranges.remove(key)?;
+        }
+        for range in &tables.source_ranges {
+            let data: Vec<u8> = [&range.service.to_ne_bytes()[..], &range.addr.bytes()].concat();
+            let data = data.try_into().expect("a service and an address are twenty bytes");
+            ranges.insert(&lpm_trie::Key::new(range.prefix_len, data), 1, 0)?;
         }
         Ok(())
     }
@@ -282,7 +334,9 @@ impl Kernel {
         })?;
         let pods: HashMap<_, PodValue> = decode(&self.contents::<16, 20>("PODS")?);
         same_but_for_time("PODS", &pods, &after.pods, |pod| (*pod, 0))?;
-        let fragments: HashMap<FragmentKey, FragmentValue> = decode(&self.contents::<40, 4>("FRAGMENTS")?);
+        let state = NodeState::from_bytes(&self.array::<4>("NODE_STATE")?.get(&0, 0)?);
+        ensure!(state == after.node_state, "NODE_STATE\n  kernel {state:?}\n  host   {:?}", after.node_state);
+        let fragments: HashMap<FragmentKey, FragmentValue> = decode(&self.contents::<40, 8>("FRAGMENTS")?);
         same_but_for_time("FRAGMENTS", &fragments, &after.fragments, |ports| (*ports, 0))
     }
 
@@ -396,16 +450,30 @@ where
     Ok(())
 }
 
-fn with_ethernet(frame: &Frame) -> Vec<u8> {
-    [&GATEWAY_MAC[..], &SENDER_MAC, &frame.ethertype.to_be_bytes(), &frame.packet].concat()
+fn with_ethernet(program: Program, frame: &Frame) -> Vec<u8> {
+    [&receiver(program)[..], &SENDER_MAC, &frame.ethertype.to_be_bytes(), &frame.packet].concat()
+}
+
+fn receiver(program: Program) -> [u8; 6] {
+    if program == Program::FromNetwork { LOOPBACK_MAC } else { GATEWAY_MAC }
+}
+
+fn leaves_by_overlay(program: Program) -> bool {
+    matches!(program, Program::ToOverlay | Program::ForwardedToOverlay)
 }
 
 /// The frame as the program must leave it: addressed to whom it goes next.
 fn expected_frame(record: &Record, sent: &[u8]) -> Vec<u8> {
-    let (to, from) = match (record.verdict, record.program) {
+    let program = record.program;
+    let (to, from) = match (record.verdict, program) {
         (Verdict::ToPod(pod), _) => (pod.mac, GATEWAY_MAC),
-        (Verdict::Answer, Program::FromPod) => (SENDER_MAC, GATEWAY_MAC),
-        _ => (GATEWAY_MAC, SENDER_MAC),
+        (Verdict::Answer | Verdict::Reroute, Program::FromHost) => (GATEWAY_MAC, SENDER_MAC),
+        (Verdict::Answer, Program::FromPod | Program::FromNetwork | Program::FromOverlay) => {
+            (SENDER_MAC, receiver(program))
+        }
+        (Verdict::Answer | Verdict::Reroute, _) => (GATEWAY_MAC, GATEWAY_MAC),
+        (Verdict::Tunnel(_), _) if leaves_by_overlay(program) => (GATEWAY_MAC, GATEWAY_MAC),
+        _ => (receiver(program), SENDER_MAC),
     };
     [&to[..], &from, &sent[12..ETHERNET], &record.packet].concat()
 }

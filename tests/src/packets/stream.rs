@@ -18,20 +18,26 @@ use super::{
 const PROTOCOLS: [u8; 3] = [protocol::TCP, protocol::UDP, protocol::SCTP];
 
 /// Everybody that packets come from and go to.
-const PLACES: [Place; 10] = [
+const PLACES: [Place; 14] = [
     Place::Pod(1),
     Place::Pod(2),
     Place::Pod(3),
     Place::RemotePod,
+    Place::TunnelPod,
+    Place::Peer,
     Place::Node,
+    Place::Loopback,
     Place::Outside,
+    Place::ExternalIp(1),
     Place::ClusterIp(10),
     Place::ClusterIp(20),
     Place::UnknownClusterIp,
     Place::Group,
 ];
 
-const PORTS: [u16; 5] = [80, 81, 8080, 4000, super::world::SNAT_PORT];
+const PORTS: [u16; 6] = [80, 81, 8080, 4000, NODE_PORT, super::world::SNAT_PORT];
+
+const NODE_PORT: u16 = 30_080;
 
 /// So many cases that a test run notices them little; `PROPTEST_CASES` takes a longer look.
 pub fn cases(cases: u32) -> ProptestConfig {
@@ -41,10 +47,25 @@ pub fn cases(cases: u32) -> ProptestConfig {
 
 /// Worlds in which every choice has one outcome: each Service has one backend or none.
 pub fn plain_world() -> impl Strategy<Value = World> {
-    let backend = select(&[Place::Pod(1), Place::Pod(2), Place::RemotePod, Place::Node][..]);
-    let service = (option::weighted(0.9, backend), any::<bool>(), select(&[0u32, 10][..]));
-    (vec(service, 6), 0u8..8).prop_map(|(services, held)| {
+    let backend = || select(&[Place::Pod(1), Place::Pod(2), Place::RemotePod, Place::TunnelPod, Place::Node][..]);
+    let service = (option::weighted(0.9, backend()), any::<bool>(), select(&[0u32, 10][..]));
+    let kinds = [0, FrontendValue::KEEP_CLIENT, FrontendValue::DROP_EXTERNAL];
+    let external = (option::weighted(0.9, backend()), select(kinds.to_vec()), any::<bool>());
+    (vec(service, 6), vec(external, 6), 0u8..8, any::<bool>()).prop_map(|(services, external, held, masquerades)| {
         let mut world = World::new();
+        if masquerades {
+            world = world.masquerading();
+        }
+        let places = [(Place::Node, NODE_PORT), (Place::ExternalIp(1), 80)];
+        let ports =
+            places.into_iter().flat_map(|(ip, port)| PROTOCOLS.map(|protocol| ServicePort { ip, port, protocol }));
+        for (port, (backend, flags, restricted)) in ports.zip(external) {
+            let backends: Vec<_> = backend.into_iter().map(|place| (place, 8080)).collect();
+            world = world.with_external(port, flags, &backends);
+            if restricted {
+                world = world.only_for(port, Place::Outside);
+            }
+        }
         let ports = [10, 20].into_iter().flat_map(|ip| PROTOCOLS.map(|protocol| (ip, protocol)));
         for ((ip, protocol), (backend, drops, affinity)) in ports.zip(services) {
             let port = ServicePort { ip: Place::ClusterIp(ip), port: 80, protocol };
@@ -70,9 +91,10 @@ pub fn packet() -> BoxedStrategy<(Program, Frame)> {
         1 => garbage(),
     ];
     let program = prop_oneof![
-        3 => Just(Program::FromPod),
+        6 => Just(Program::FromPod),
         2 => Just(Program::FromHost),
-        1 => select(&Program::ALL[..]),
+        3 => Just(Program::FromNetwork),
+        4 => select(&Program::ALL[..]),
     ];
     (program, frame).boxed()
 }
@@ -81,8 +103,12 @@ pub fn packet() -> BoxedStrategy<(Program, Frame)> {
 fn end(family: Family) -> BoxedStrategy<SocketAddr> {
     let anybody = (select(&PLACES[..]), select(&PORTS[..]));
     let client = (select(&[Place::Pod(1), Place::Pod(2), Place::Node][..]), select(&[4000, 8080][..]));
-    let service = (select(&[Place::ClusterIp(10), Place::ClusterIp(20)][..]), Just(80));
-    prop_oneof![1 => anybody, 2 => client, 2 => service].prop_map(move |(place, port)| place.at(family, port)).boxed()
+    let service = (select(&[Place::ClusterIp(10), Place::ClusterIp(20), Place::ExternalIp(1)][..]), Just(80));
+    let outside = (Just(Place::Outside), select(&[4000, 80][..]));
+    let node_port = (Just(Place::Node), Just(NODE_PORT));
+    prop_oneof![2 => anybody, 4 => client, 3 => service, 2 => outside, 1 => node_port]
+        .prop_map(move |(place, port)| place.at(family, port))
+        .boxed()
 }
 
 fn whole() -> BoxedStrategy<Packet> {
@@ -95,6 +121,7 @@ fn whole() -> BoxedStrategy<Packet> {
                 2 => any::<u32>().prop_map(|tag| Transport::Sctp { tag }),
                 1 => (any::<u8>(), any::<u8>(), any::<[u8; 4]>())
                     .prop_map(|(kind, code, rest)| Transport::Icmp { kind, code, rest }),
+                1 => any::<bool>().prop_map(move |reply| echo(family, reply)),
                 1 => select(&[0u8, 2, 41, 47, 50, 59, 89][..]).prop_map(Transport::Other),
             ];
             let options = prop_oneof![3 => Just(0usize), 1 => 1usize..=10];
@@ -111,6 +138,19 @@ fn whole() -> BoxedStrategy<Packet> {
             )
         })
         .boxed()
+}
+
+/// An echo with one of two identifiers: a pod's own, or the one that hides it.
+fn echo(family: Family, reply: bool) -> Transport {
+    let kind = match (family, reply) {
+        (Family::V4, false) => 8,
+        (Family::V4, true) => 0,
+        (Family::V6, false) => 128,
+        (Family::V6, true) => 129,
+    };
+    let identifier = if reply { super::world::SNAT_PORT } else { 7 };
+    let [a, b] = identifier.to_be_bytes();
+    Transport::Icmp { kind, code: 0, rest: [a, b, 0, 1] }
 }
 
 fn extension() -> impl Strategy<Value = (u8, Vec<u8>)> {

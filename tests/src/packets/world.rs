@@ -6,7 +6,7 @@
 use datapath::{
     abi::{
         Addr, Backend, Be16, BlockRef, Family, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig,
-        PodNetns, PodValue,
+        PodNetns, PodValue, SourceRangeKey,
     },
     memory::MemoryTables,
 };
@@ -18,6 +18,9 @@ pub const SNAT_PORT: u16 = 61_000;
 
 /// The interface through which the node's own packets for Services are led.
 pub const HOST_IFINDEX: u32 = 90;
+
+/// The overlay's device.
+pub const OVERLAY_IFINDEX: u32 = 91;
 
 /// The pods on the node that every world has.
 pub const PODS: [Place; 3] = [Place::Pod(1), Place::Pod(2), Place::Pod(3)];
@@ -67,22 +70,11 @@ impl World {
                 snat_port_first: SNAT_PORT,
                 snat_port_last: SNAT_PORT,
                 host_ifindex: HOST_IFINDEX,
-                overlay_ifindex: 0,
+                overlay_ifindex: OVERLAY_IFINDEX,
                 flags: 0,
             },
             backends: vec![Backend::default()],
-            networks: vec![
-                (
-                    NetworkKey { prefix_len: 96 + 16, addr: Place::ClusterIp(0).addr(v4) },
-                    NetworkValue::of_kind(NetworkValue::SERVICE),
-                ),
-                (
-                    NetworkKey { prefix_len: 32, addr: Place::ClusterIp(0).addr(v6) },
-                    NetworkValue::of_kind(NetworkValue::SERVICE),
-                ),
-                (NetworkKey { prefix_len: 128, addr: Place::Node.addr(v4) }, NetworkValue::of_kind(NetworkValue::NODE)),
-                (NetworkKey { prefix_len: 128, addr: Place::Node.addr(v6) }, NetworkValue::of_kind(NetworkValue::NODE)),
-            ],
+            networks: FAMILIES.into_iter().flat_map(networks).collect(),
             now: 10_000 * NANOS_PER_SECOND,
             ..MemoryTables::default()
         };
@@ -136,6 +128,61 @@ impl World {
         self.set_backends(port, backends);
     }
 
+    /// Adds a Service's port at an address of another kind than a ClusterIP, in both families. Ports of
+    /// [`Place::Node`] are NodePorts.
+    #[must_use]
+    pub fn with_external(mut self, port: ServicePort, flags: u32, backends: &[(Place, u16)]) -> Self {
+        for family in FAMILIES {
+            self.services += 1;
+            let flags = FrontendValue::EXTERNAL | flags;
+            let value = FrontendValue { service: self.services, flags, ..FrontendValue::default() };
+            self.tables.frontends.insert(key(port, family), value);
+            let whole = match port.ip {
+                Place::Node => FrontendValue::PASS_UNUSED | FrontendValue::NODE_PORTS,
+                _ => FrontendValue::PASS_UNUSED,
+            };
+            let whole = FrontendValue { flags: whole, ..FrontendValue::default() };
+            self.tables.frontends.insert(FrontendKey::whole_address(port.ip.addr(family)), whole);
+        }
+        self.set_backends(port, backends);
+        self
+    }
+
+    /// Gives the service port's clients outside these backends; [`Self::set_backends`] must have been given them
+    /// too.
+    #[must_use]
+    pub fn serving_outside(mut self, port: ServicePort, backends: &[(Place, u16)]) -> Self {
+        for family in FAMILIES {
+            let mut frontend = self.tables.frontends[&key(port, family)];
+            let all = frontend.internal;
+            self.set_block_of(port, family, backends);
+            let set = self.tables.frontends[&key(port, family)].external;
+            (frontend.internal, frontend.external) = (all, set);
+            frontend.flags |= FrontendValue::EXTERNAL_LOCAL;
+            self.tables.frontends.insert(key(port, family), frontend);
+        }
+        self
+    }
+
+    /// Only this client may use the service port.
+    #[must_use]
+    pub fn only_for(mut self, port: ServicePort, client: Place) -> Self {
+        for family in FAMILIES {
+            let frontend = self.tables.frontends.get_mut(&key(port, family)).expect("the world has the Service");
+            frontend.flags |= FrontendValue::SOURCE_RANGES;
+            let range = SourceRangeKey { prefix_len: 160, service: frontend.service, addr: client.addr(family) };
+            self.tables.source_ranges.push(range);
+        }
+        self
+    }
+
+    /// What pods send to outside is masqueraded.
+    #[must_use]
+    pub fn masquerading(mut self) -> Self {
+        self.tables.node.flags |= NodeConfig::MASQUERADE_PODS;
+        self
+    }
+
     /// Gives the service port these backends and no others. Those that go are dead.
     pub fn set_backends(&mut self, port: ServicePort, backends: &[(Place, u16)]) {
         self.retire(port, backends, 0);
@@ -162,28 +209,32 @@ impl World {
     /// Writes the service port's new block, and nothing else yet: as between two of the agent's writes.
     pub fn set_block(&mut self, port: ServicePort, backends: &[(Place, u16)]) {
         for family in FAMILIES {
-            let mut frontend = self.tables.frontends[&key(port, family)];
-            let ids: Vec<u32> = backends
-                .iter()
-                .map(|(place, port)| self.backend_id(frontend.service, place.addr(family), Be16::new(*port)))
-                .collect();
-            let block = BlockRef { base: self.tables.blocks.len() as u32, len: ids.len() as u32 };
-            self.tables.blocks.extend(ids);
-            (frontend.internal, frontend.external) = (block, block);
-            self.tables.frontends.insert(key(port, family), frontend);
+            self.set_block_of(port, family, backends);
         }
+    }
+
+    fn set_block_of(&mut self, port: ServicePort, family: Family, backends: &[(Place, u16)]) {
+        let mut frontend = self.tables.frontends[&key(port, family)];
+        let ids: Vec<u32> = backends
+            .iter()
+            .map(|(place, port)| self.backend_id(frontend.service, place.addr(family), Be16::new(*port)))
+            .collect();
+        let block = BlockRef { base: self.tables.blocks.len() as u32, len: ids.len() as u32 };
+        self.tables.blocks.extend(ids);
+        (frontend.internal, frontend.external) = (block, block);
+        self.tables.frontends.insert(key(port, family), frontend);
     }
 
     /// A backend's id, a new one if it has none.
     fn backend_id(&mut self, service: u32, addr: Addr, port: Be16) -> u32 {
         let backends = &mut self.tables.backends;
         let same = |b: &Backend| {
-            b.service == service && b.addr == addr && b.port == port && b.flags & Backend::IN_INTERNAL != 0
+            b.service == service && b.addr == addr && b.port == port && b.flags & Backend::IN_CLUSTER != 0
         };
         if let Some(id) = backends.iter().position(same) {
             return id as u32;
         }
-        let flags = Backend::ALIVE | Backend::IN_INTERNAL | Backend::IN_EXTERNAL;
+        let flags = Backend::ALIVE | Backend::IN_CLUSTER | Backend::IN_LOCAL;
         backends.push(Backend { addr, port, flags, service, generation: 1, pad: 0 });
         backends.len() as u32 - 1
     }
@@ -217,5 +268,30 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 /// The service port's frontend in a family.
 pub fn key(port: ServicePort, family: Family) -> FrontendKey {
-    FrontendKey::new(port.ip.addr(family), Be16::new(port.port), port.protocol)
+    match port.ip {
+        Place::Node => FrontendKey::node_port(family, Be16::new(port.port), port.protocol),
+        ip => FrontendKey::new(ip.addr(family), Be16::new(port.port), port.protocol),
+    }
+}
+
+/// The networks that a node knows: ClusterIPs, its own address, all pods, pods reached by the overlay, the node
+/// that has these, and one on its own link (the router is one).
+fn networks(family: Family) -> [(NetworkKey, NetworkValue); 6] {
+    let network = |v4: u32, v6: u32, place: Place| {
+        let prefix_len = match family {
+            Family::V4 => 96 + v4,
+            Family::V6 => v6,
+        };
+        NetworkKey { prefix_len, addr: place.addr(family) }
+    };
+    let kind = NetworkValue::of_kind;
+    let reached = |kind| NetworkValue { kind, tunnel: Place::Peer.addr(family) };
+    [
+        (network(16, 32, Place::ClusterIp(0)), kind(NetworkValue::SERVICE)),
+        (network(32, 128, Place::Node), kind(NetworkValue::NODE)),
+        (network(16, 32, Place::Pod(1)), kind(NetworkValue::PODS)),
+        (network(24, 48, Place::TunnelPod), reached(NetworkValue::PODS)),
+        (network(32, 128, Place::Peer), reached(NetworkValue::PEER)),
+        (network(32, 128, Place::Router), kind(NetworkValue::PEER)),
+    ]
 }

@@ -53,7 +53,7 @@ fn to_the_client(protocol: u8, family: Family) -> Case {
     let router = Place::Router.ip(family);
     let client = e.client.ip();
     Case::new(format!("an error to the client: {}", name(protocol, family)), world_with(protocol, Place::RemotePod))
-        .packet(FromPod, &sent, Pass, &arrived)
+        .packet(FromPod, &sent, Forward, arrived.hop())
         .packet(
             FromNetwork,
             port_unreachable(remote.ip(), client, &quote(&arrived, 8)),

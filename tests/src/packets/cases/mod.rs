@@ -7,6 +7,8 @@ mod closing;
 mod errors;
 mod fragments;
 mod headers;
+mod north_south;
+mod outside;
 mod pods;
 mod refusals;
 mod selection;
@@ -88,6 +90,8 @@ pub fn all() -> Vec<Case> {
         fragments::cases(),
         errors::cases(),
         pods::cases(),
+        north_south::cases(),
+        outside::cases(),
     ];
     tables.into_iter().flatten().collect()
 }

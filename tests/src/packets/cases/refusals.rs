@@ -163,7 +163,7 @@ fn unknown(protocol: u8, family: Family) -> Case {
             opening(protocol, Place::Node.at(family, 4000), Place::Outside.at(family, 80)),
             DropReason::UnknownClusterIp,
         )
-        .same(FromNetwork, opening(protocol, Place::Outside.at(family, 4000), nowhere), Pass)
+        .dropped(FromNetwork, opening(protocol, Place::Outside.at(family, 4000), nowhere), DropReason::UnknownClusterIp)
 }
 
 fn missing_backend(protocol: u8, family: Family) -> Case {

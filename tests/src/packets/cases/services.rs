@@ -56,7 +56,7 @@ fn to_a_remote_pod(protocol: u8, family: Family) -> Case {
     let answer = answering(protocol, remote, e.client);
     let name = format!("to a pod on another node and back: {}", name(protocol, family));
     Case::new(name, world_with(protocol, Place::RemotePod))
-        .packet(FromPod, &first, Pass, first.between(e.client, remote))
+        .packet(FromPod, &first, Forward, first.between(e.client, remote).hop())
         .packet(FromNetwork, &answer, ToPod(CLIENT), answer.between(e.service, e.client))
         .packet(ForwardedToPod, &answer, Pass, answer.between(e.service, e.client))
 }

@@ -1,0 +1,337 @@
+//! Translating a packet: by the flow that it belongs to, or by the one that it begins.
+//!
+//! Invariant: where a packet goes is known before it is rewritten, so that one which
+//! may not go there is still as it came. This module must not know which program asks,
+//! but for whose packet it is.
+
+use super::{Verdict, Work};
+use crate::{
+    abi::{Addr, DropReason, FlowValue, FragmentValue, FrontendValue, PodValue},
+    destination::{self, Destination},
+    masquerade::{self, Client, Sender},
+    packet::{
+        Packet,
+        headers::{Fragment, Headers, Transport},
+        icmp_error::{self, Quote},
+        reject::{self, Answer},
+        rewrite::{self, Ends},
+    },
+    select::{self, Refusal, Scope},
+    tables::Tables,
+    track::{self, Found},
+};
+
+/// A packet's place in a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Member {
+    /// See [`FlowValue::service`].
+    pub service: u32,
+    /// It comes from the backend.
+    pub reverse: bool,
+    /// It goes out by the network, see [`FlowValue::OUT`].
+    pub out: bool,
+    /// It is the last.
+    ended: bool,
+    /// It is an ICMP error about a packet of the flow, by which it travels back.
+    is_error: bool,
+    /// Which the error quotes.
+    quote: Quote,
+}
+
+impl Member {
+    /// In none.
+    pub const NONE: Self =
+        Self { service: 0, reverse: false, out: false, ended: false, is_error: false, quote: Quote::EMPTY };
+}
+
+/// Translates a packet of a tracked flow, or of a new one to a frontend; false: it is
+/// for nothing of ours. (The same answer is given by all that follow here.)
+#[inline(always)]
+pub(super) fn translate<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T, sender: Sender) -> bool {
+    follow(packet, work, tables, sender) || begin(packet, work, tables, sender)
+}
+
+/// Sends a packet of a tracked flow, in either direction, or an ICMP error about one,
+/// to where it goes.
+#[inline(always)]
+pub(super) fn follow<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T, sender: Sender) -> bool {
+    let found = find(packet, work, tables);
+    if found {
+        send(packet, work, tables, sender);
+    }
+    found
+}
+
+/// Undoes the translation of a packet that answers one. Where it goes stands, unless it
+/// must be dropped.
+#[inline(never)]
+pub(super) fn answer<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
+    if find(packet, work, tables)
+        && work.member.reverse
+        && let Err(reason) = apply(packet, work, tables)
+    {
+        work.verdict = Verdict::Drop(reason);
+    }
+}
+
+/// Begins a flow to a frontend.
+#[inline(always)]
+pub(super) fn begin<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T, sender: Sender) -> bool {
+    match prepare(work, tables, sender) {
+        Prepared::Nothing => return false,
+        Prepared::Flow => begin_prepared(packet, work, tables, sender),
+        Prepared::Rejected => refuse(packet, work),
+        Prepared::Dropped => {}
+    }
+    true
+}
+
+/// Begins the prepared flow and sends its first packet on.
+///
+/// A function of its own, so that of all that was known before it is called nothing is
+/// known to the verifier any more: it walks all attempts to find a port once then, and
+/// not once for every way that leads here.
+#[inline(never)]
+pub(super) fn begin_prepared<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T, sender: Sender) {
+    let goes_out = work.flow.forward.flags & FlowValue::OUT != 0 && sender != Sender::Node;
+    if goes_out && work.headers.hops <= 1 {
+        work.verdict = Verdict::Pass;
+        return;
+    }
+    match open(work, tables) {
+        Ok(()) => send(packet, work, tables, sender),
+        Err(reason) => work.verdict = Verdict::Drop(reason),
+    }
+}
+
+/// Opens the prepared flow.
+#[inline(always)]
+pub(super) fn open<T: Tables>(work: &mut Work, tables: &mut T) -> Result<(), DropReason> {
+    track::open(tables, &work.key, &mut work.flow)?;
+    note_ends(work, tables);
+    remember_fragment(&work.headers, tables);
+    // Another CPU may have been first, and then its choice stands.
+    take_place(work);
+    Ok(())
+}
+
+/// Notes what the first packet of the flow becomes, and its place in it.
+#[inline(always)]
+pub(super) fn take_place(work: &mut Work) {
+    let forward = &work.flow.forward;
+    work.ends = track::ends(forward);
+    work.member = Member { service: forward.service, out: forward.flags & FlowValue::OUT != 0, ..Member::NONE };
+}
+
+/// Looks for the packet's flow, and notes its place in it and what it becomes.
+#[inline(always)]
+fn find<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T) -> bool {
+    if work.headers.transport == Transport::IcmpError {
+        find_quoted(packet, work, tables)
+    } else {
+        find_flow(work, tables)
+    }
+}
+
+/// Translates the packet and sends it to where it goes then. One whose hops run out
+/// goes to the stack as it came, which tells its sender.
+#[inline(never)]
+fn send<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T, sender: Sender) {
+    // What the stack made it can send, too, wherever its routes lead.
+    let forwards = work.member.out && sender != Sender::Node;
+    if forwards && work.headers.hops <= 1 {
+        work.verdict = Verdict::Pass;
+        return;
+    }
+    if forwards {
+        work.verdict = Verdict::Forward;
+    } else if work.member.out {
+        work.verdict = Verdict::Reroute;
+    } else if let Some(pod) = tables.pod(&work.ends.dst) {
+        if pod.flags & PodValue::HELD != 0 {
+            work.verdict = Verdict::Drop(DropReason::PodHeld);
+            return;
+        }
+        work.verdict = Verdict::ToPod(*pod);
+    } else if sender == Sender::Node || destination::is_own(tables, &work.ends.src) {
+        work.verdict = Verdict::Reroute;
+    } else {
+        work.verdict = Verdict::Pass;
+    }
+    if let Err(reason) = apply(packet, work, tables) {
+        work.verdict = Verdict::Drop(reason);
+    } else if forwards && rewrite::take_hop(packet, &mut work.headers).is_err() {
+        work.verdict = Verdict::Drop(DropReason::RewriteFailed);
+    }
+}
+
+/// Rewrites the packet as its flow says.
+#[inline(always)]
+pub(super) fn apply<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) -> Result<(), DropReason> {
+    if work.member.ended {
+        track::end(tables, &work.key, &work.ends);
+    }
+    let headers = &mut work.headers;
+    work.came_with =
+        Ends { src: headers.src, dst: headers.dst, src_port: headers.src_port, dst_port: headers.dst_port };
+    let rewritten = if work.member.is_error {
+        icmp_error::rewrite_error(packet, headers, &work.member.quote, &work.ends)
+    } else {
+        rewrite::rewrite(packet, headers, &work.ends)
+    };
+    rewritten.map_err(|_| DropReason::RewriteFailed)
+}
+
+/// What [`prepare`] found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Prepared {
+    /// The packet begins the flow in [`Work::flow`].
+    Flow,
+    /// It is for nothing of ours.
+    Nothing,
+    /// It must be refused.
+    Rejected,
+    /// It must be dropped: the verdict says why.
+    Dropped,
+}
+
+/// Prepares a flow if the packet is for a frontend.
+#[inline(never)]
+pub(super) fn prepare<T: Tables>(work: &mut Work, tables: &mut T, sender: Sender) -> Prepared {
+    match prepare_for_frontend(work, tables, sender) {
+        Ok(true) => Prepared::Flow,
+        Ok(false) => Prepared::Nothing,
+        Err(Refusal::Reject) => Prepared::Rejected,
+        Err(Refusal::Drop(reason)) => {
+            work.verdict = Verdict::Drop(reason);
+            Prepared::Dropped
+        }
+    }
+}
+
+#[inline(always)]
+fn prepare_for_frontend<T: Tables>(work: &mut Work, tables: &mut T, sender: Sender) -> Result<bool, Refusal> {
+    let headers = &work.headers;
+    let protocol = if headers.has_ports() { headers.protocol } else { 0 };
+    let frontend = match destination::find(tables, headers.dst, headers.dst_port, protocol) {
+        Destination::Frontend(frontend) => frontend,
+        Destination::Foreign => return Ok(false),
+        Destination::Unused if headers.fragment == Fragment::Later => {
+            return Err(Refusal::Drop(DropReason::FragmentOrphan));
+        }
+        Destination::Unused => return Err(Refusal::Reject),
+    };
+    let restricted = frontend.flags & FrontendValue::SOURCE_RANGES != 0;
+    if restricted && !tables.in_source_ranges(frontend.service, &headers.src) {
+        return Err(Refusal::Drop(DropReason::SourceNotAllowed));
+    }
+    let client = sender.client(tables, &headers.src);
+    let scope = client.scope(&frontend);
+    let backend = select::select(tables, &frontend, scope, Some(&headers.src))?;
+    let external = if scope == Scope::External { FlowValue::EXTERNAL } else { 0 };
+    work.flow.forward = FlowValue {
+        src: masquerade::source(tables, headers, frontend.flags, client, &backend.addr),
+        dst: backend.addr,
+        src_port: headers.src_port,
+        dst_port: backend.port,
+        service: frontend.service,
+        backend: backend.id,
+        generation: backend.generation,
+        flags: external | out_flag(tables, &backend.addr),
+        last_seen: 0,
+    };
+    let client_out = if client == Client::Node { 0 } else { out_flag(tables, &headers.src) };
+    work.flow.reverse.flags = client_out;
+    work.key = headers.flow();
+    Ok(true)
+}
+
+/// [`FlowValue::OUT`] for packets to an address.
+#[inline(always)]
+pub(super) fn out_flag<T: Tables>(tables: &T, addr: &Addr) -> u32 {
+    if destination::leads_out(tables, addr) { FlowValue::OUT } else { 0 }
+}
+
+/// Notes who the new flow's ends are, so that their packets are looked up: those to the
+/// client, if it is a pod of this node, and those from the backend if it isn't, since
+/// they are met where they leave.
+#[inline(always)]
+fn note_ends<T: Tables>(work: &Work, tables: &mut T) {
+    let protocol = work.headers.protocol;
+    let client = &work.key.src;
+    if tables.pod(client).is_some() {
+        tables.mark_nat(client, PodValue::client_bit(protocol));
+        if work.flow.forward.src == *client {
+            return;
+        }
+    }
+    let backend = &work.flow.forward.dst;
+    if tables.pod(backend).is_some() {
+        tables.mark_nat(backend, PodValue::server_bit(protocol));
+    } else if work.flow.forward.flags & FlowValue::OUT == 0 {
+        tables.mark_node_nat(PodValue::server_bit(protocol));
+    }
+}
+
+#[inline(always)]
+fn refuse<P: Packet>(packet: &mut P, work: &mut Work) {
+    match reject::reject(packet, &work.headers) {
+        Ok(Answer::Ready) => work.verdict = Verdict::Answer,
+        Ok(Answer::Silence) => work.verdict = Verdict::Drop(DropReason::Rejected),
+        Err(_) => work.verdict = Verdict::Drop(DropReason::RejectFailed),
+    }
+}
+
+/// Finds the flow that an ICMP error is about. The error's way along it is that of
+/// packets that answer the quoted one.
+#[inline(never)]
+fn find_quoted<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T) -> bool {
+    work.inner = Headers::EMPTY;
+    let Some(quote) = icmp_error::quoted(packet, &work.headers, &mut work.inner) else { return false };
+    work.key = work.inner.flow().reversed();
+    let (ends, member) = (&mut work.ends, &mut work.member);
+    let found = tables.flow(&work.key, |flow| {
+        *ends = track::ends(flow);
+        *member = Member {
+            service: flow.service,
+            reverse: flow.flags & FlowValue::REVERSE != 0,
+            out: flow.flags & FlowValue::OUT != 0,
+            ended: false,
+            is_error: true,
+            quote,
+        };
+    });
+    found.is_some()
+}
+
+/// Finds the packet's flow. A later fragment has the ports that its first one had.
+#[inline(always)]
+pub(super) fn find_flow<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
+    let headers = &mut work.headers;
+    if headers.fragment == Fragment::Later {
+        let Some(first) = tables.fragment(&headers.datagram()) else { return false };
+        headers.src_port = first.src_port;
+        headers.dst_port = first.dst_port;
+        headers.protocol = first.protocol as u8;
+    } else if !headers.has_flow() {
+        return false;
+    }
+    work.key = headers.flow();
+    let Some(found) = track::find(tables, headers, &work.key, &mut work.ends) else { return false };
+    let Found { reverse, out, ended, service } = found;
+    work.member = Member { service, reverse, out, ended, ..Member::NONE };
+    remember_fragment(headers, tables);
+    true
+}
+
+#[inline(always)]
+fn remember_fragment<T: Tables>(headers: &Headers, tables: &mut T) {
+    if headers.fragment == Fragment::First {
+        let first = FragmentValue {
+            src_port: headers.src_port,
+            dst_port: headers.dst_port,
+            protocol: u32::from(headers.protocol),
+        };
+        tables.set_fragment(&headers.datagram(), &first);
+    }
+}

@@ -1,0 +1,118 @@
+//! Beginning a flow: its two entries, and a port by which its answers are known.
+//!
+//! Invariant: no two flows' answers look alike. Of a flow that can't be noted whole
+//! nothing stays behind.
+
+use super::{answers_to, ends, over, seconds};
+use crate::{
+    abi::{Be16, DropReason, FlowKey, FlowValue},
+    tables::{Inserted, Tables},
+};
+
+/// How many ports are tried before the port space counts as full. While one port in
+/// fifty is free, twelve of thirteen new flows find one.
+const PORT_TRIES: u32 = 128;
+
+/// Where a node says nothing else.
+const PORTS: (u16, u16) = (61_000, 65_535);
+
+/// The two entries of a flow that begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewFlow {
+    /// For the client's packets.
+    pub forward: FlowValue,
+    /// For the backend's.
+    pub reverse: FlowValue,
+}
+
+impl NewFlow {
+    /// None yet.
+    pub const EMPTY: Self = Self { forward: FlowValue::EMPTY, reverse: FlowValue::EMPTY };
+}
+
+/// Begins the flow of a client's first packet. `flow.forward` says what the packet
+/// shall become; its source port may have to change, and its `last_seen` is set. Of
+/// `flow.reverse` only [`FlowValue::OUT`] is said.
+///
+/// The packets that come back must be told apart from those of every other
+/// flow. Where the client's own port is taken (one client, one backend behind
+/// two frontends) or its address is hidden, another source port is found: at random,
+/// because of those that are tried in order the later ones are likelier to be taken.
+///
+/// # Errors
+/// The reason to drop the packet for: no port left, or no room.
+#[inline(never)]
+pub fn open<T: Tables>(tables: &mut T, key: &FlowKey, flow: &mut NewFlow) -> Result<(), DropReason> {
+    let ports = tables.node().map_or(PORTS, |node| (node.snat_port_first, node.snat_port_last));
+    let forward = &mut flow.forward;
+    forward.last_seen = seconds(tables);
+    if forward.src != key.src {
+        forward.src_port = random_port(tables, ports);
+    }
+    let out = flow.reverse.flags & FlowValue::OUT;
+    flow.reverse = FlowValue {
+        src: key.dst,
+        dst: key.src,
+        src_port: key.dst_port,
+        dst_port: key.src_port,
+        flags: forward.flags & FlowValue::EXTERNAL | FlowValue::REVERSE | out,
+        ..*forward
+    };
+    for attempt in 0..PORT_TRIES {
+        let back = answers_to(&ends(&flow.forward), key.protocol);
+        match insert_reverse(tables, key, &back, &flow.reverse, over::hurry(attempt)) {
+            Inserted::New => return insert_forward(tables, key, &mut flow.forward, &back),
+            Inserted::Full => return Err(DropReason::FlowTableFull),
+            Inserted::Exists => flow.forward.src_port = random_port(tables, ports),
+        }
+    }
+    Err(DropReason::SnatExhausted)
+}
+
+/// Adds the reverse entry.
+#[inline(always)]
+fn insert_reverse<T: Tables>(
+    tables: &mut T,
+    key: &FlowKey,
+    back: &FlowKey,
+    reverse: &FlowValue,
+    hurry: u32,
+) -> Inserted {
+    let inserted = tables.insert_flow(back, reverse);
+    if inserted == Inserted::Exists && over::is_free(tables, back, key, hurry) {
+        tables.remove_flow(back);
+        return tables.insert_flow(back, reverse);
+    }
+    inserted
+}
+
+/// Adds the forward entry. Another CPU may have been first: then its choice stands.
+#[inline(always)]
+fn insert_forward<T: Tables>(
+    tables: &mut T,
+    key: &FlowKey,
+    forward: &mut FlowValue,
+    back: &FlowKey,
+) -> Result<(), DropReason> {
+    match tables.insert_flow(key, forward) {
+        Inserted::New => Ok(()),
+        Inserted::Exists => {
+            tables.flow(key, |standing| *forward = *standing).ok_or(DropReason::FlowTableFull)?;
+            if answers_to(&ends(forward), key.protocol) != *back {
+                tables.remove_flow(back);
+            }
+            Ok(())
+        }
+        Inserted::Full => {
+            tables.remove_flow(back);
+            Err(DropReason::FlowTableFull)
+        }
+    }
+}
+
+#[inline(always)]
+fn random_port<T: Tables>(tables: &mut T, (first, last): (u16, u16)) -> Be16 {
+    let span = u32::from(last).saturating_sub(u32::from(first)) + 1;
+    let offset = (u64::from(tables.random()) * u64::from(span)) >> 32;
+    Be16::new((u32::from(first) + offset as u32) as u16)
+}
