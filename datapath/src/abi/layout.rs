@@ -57,7 +57,7 @@ tables! {
     /// Networks, by longest prefix.
     NETWORKS "NETWORKS": NetworkKey => NetworkValue, 1 << 14;
     /// Interfaces to the world on which XDP is, by slot.
-    UPLINKS "UPLINKS": u32 => UplinkValue, UplinkValue::SLOTS;
+    UPLINKS "UPLINKS": u32 => UplinkValue, crate::abi::UplinkValue::SLOTS;
     /// Translated flows, both directions; least recently used first out.
     FLOWS "FLOWS": FlowKey => FlowValue, 1 << 17;
     /// Ports of fragmented datagrams; least recently used first out.
