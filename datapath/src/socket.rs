@@ -4,11 +4,16 @@
 //! backend. Datagrams of the node's own unconnected sockets are balanced at
 //! `sendmsg()`. Everything that isn't decided here goes out unchanged and is
 //! judged packet by packet, so leaving a call alone is always right: pods' UDP
-//! (which must leave a dead backend at once), connected UDP of the node, and
-//! whatever needs a client address that isn't known here.
+//! (which must leave a dead backend at once), connected UDP of the node, whatever
+//! needs a client address that isn't known here, and whatever must reach its
+//! backend from another address than the socket's own.
+//!
+//! The node's NodePorts at 127.0.0.0/8 are the exception: packets to these never
+//! leave the loopback device, so its calls are decided here or nowhere. A pod's
+//! loopback is its own.
 
 use crate::{
-    abi::{Addr, Backend, Be16, Family, FrontendValue, SocketPeerKey, SocketPeerValue, protocol},
+    abi::{Addr, Backend, Be16, Family, FrontendValue, NodeConfig, SocketPeerKey, SocketPeerValue, protocol},
     destination::{self, Destination},
     select::{self, Chosen, Refusal, Scope},
     tables::Tables,
@@ -40,26 +45,53 @@ pub enum SocketVerdict {
     Refuse,
 }
 
+/// 127.0.0.1, at which the NodePorts of all loopback addresses stand.
+const LOCALHOST: Addr = Addr::v4(u32::from_ne_bytes([127, 0, 0, 1]));
+
 /// `connect()`.
 #[inline(always)]
 pub fn connect<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
+    if call.protocol == protocol::UDP {
+        return connect_udp(tables, call);
+    }
     if call.protocol != protocol::TCP {
         return SocketVerdict::Unchanged;
     }
-    let frontend = match destination::find(tables, call.addr, call.port, call.protocol) {
+    let frontend = match find(tables, call) {
         Destination::Frontend(frontend) => frontend,
         Destination::Unused => return SocketVerdict::Refuse,
         Destination::Foreign => return SocketVerdict::Unchanged,
     };
-    let Some(chosen) = choose(tables, call, &frontend) else { return SocketVerdict::Unchanged };
-    match chosen {
-        Ok(backend) => {
+    match choose(tables, call, &frontend) {
+        Some(Ok(backend)) => {
             note(tables, call, &backend, SocketPeerKey::BY_BACKEND);
             SocketVerdict::Divert(backend.addr, backend.port)
         }
-        Err(Refusal::Reject) => SocketVerdict::Refuse,
+        Some(Err(Refusal::Reject)) => SocketVerdict::Refuse,
         // The packets are dropped where they are counted.
-        Err(Refusal::Drop(_)) => SocketVerdict::Unchanged,
+        Some(Err(Refusal::Drop(_))) | None => SocketVerdict::Unchanged,
+    }
+}
+
+/// `connect()` on a datagram socket: its packets are judged, so that it leaves a dead
+/// backend at once. At a loopback address they aren't: it talks to the node's own
+/// address instead, if the same Service is there, else to a backend.
+#[inline(always)]
+fn connect_udp<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
+    if !is_loopback(&call.addr) {
+        return SocketVerdict::Unchanged;
+    }
+    let Destination::Frontend(frontend) = find(tables, call) else { return SocketVerdict::Unchanged };
+    let own = tables.node().map_or(Addr::UNSPECIFIED, |node| node.v4);
+    if let Destination::Frontend(same) = destination::find(tables, own, call.port, call.protocol)
+        && same.service == frontend.service
+    {
+        return SocketVerdict::Divert(own, call.port);
+    }
+    match choose(tables, call, &frontend) {
+        Some(Ok(backend)) => SocketVerdict::Divert(backend.addr, backend.port),
+        Some(Err(Refusal::Reject)) => SocketVerdict::Refuse,
+        Some(Err(Refusal::Drop(_))) | None => SocketVerdict::Unchanged,
     }
 }
 
@@ -69,7 +101,7 @@ pub fn send<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
     if call.protocol != protocol::UDP || !is_node(tables, call.netns) {
         return SocketVerdict::Unchanged;
     }
-    let Destination::Frontend(frontend) = destination::find(tables, call.addr, call.port, call.protocol) else {
+    let Destination::Frontend(frontend) = find(tables, call) else {
         return SocketVerdict::Unchanged;
     };
     if let Some(peer) = kept_backend(tables, call, &frontend) {
@@ -113,37 +145,96 @@ fn dialled<T: Tables>(tables: &T, call: &Call) -> SocketVerdict {
     }
 }
 
-/// A backend for the call; `None`: it depends on the client's address, which
-/// only its packets will tell.
-#[inline(always)]
-fn choose<T: Tables>(tables: &mut T, call: &Call, frontend: &FrontendValue) -> Option<Result<Chosen, Refusal>> {
-    let client = match frontend.affinity_seconds {
-        0 => None,
-        _ => Some(client_address(tables, call)?),
-    };
-    Some(select::select(tables, frontend, Scope::Internal, client.as_ref()))
+/// Who makes a call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    /// A process of the node.
+    Node,
+    /// A pod.
+    Pod,
+    /// Somebody in a namespace that we don't know.
+    Unknown,
 }
 
-/// The address that the socket's packets would have.
+/// Who makes the call, and the address that the socket's packets would have;
+/// unspecified: it isn't known.
 #[inline(always)]
-fn client_address<T: Tables>(tables: &T, call: &Call) -> Option<Addr> {
-    let (v4, v6) = match tables.node() {
-        Some(node) if node.netns_cookie == call.netns => (node.v4, node.v6),
-        _ => {
-            let pod = tables.pod_netns(call.netns)?;
-            (pod.v4, pod.v6)
-        }
-    };
-    let addr = match call.addr.family() {
+fn caller<T: Tables>(tables: &T, call: &Call) -> (Caller, Addr) {
+    let family = call.addr.family();
+    let of = |v4, v6| match family {
         Family::V4 => v4,
         Family::V6 => v6,
     };
-    (!addr.is_unspecified()).then_some(addr)
+    if let Some(node) = tables.node()
+        && node.netns_cookie == call.netns
+    {
+        return (Caller::Node, of(node.v4, node.v6));
+    }
+    match tables.pod_netns(call.netns) {
+        Some(pod) => (Caller::Pod, of(pod.v4, pod.v6)),
+        None => (Caller::Unknown, Addr::UNSPECIFIED),
+    }
 }
 
 #[inline(always)]
 fn is_node<T: Tables>(tables: &T, netns: u64) -> bool {
     tables.node().is_some_and(|node| node.netns_cookie == netns)
+}
+
+#[inline(always)]
+fn is_loopback(addr: &Addr) -> bool {
+    matches!(addr.family(), Family::V4) && addr.v4_word().to_ne_bytes()[0] == 127
+}
+
+/// What the call is for.
+#[inline(always)]
+fn find<T: Tables>(tables: &T, call: &Call) -> Destination {
+    if !is_loopback(&call.addr) {
+        return destination::find(tables, call.addr, call.port, call.protocol);
+    }
+    if !is_node(tables, call.netns) {
+        return Destination::Foreign;
+    }
+    destination::find(tables, LOCALHOST, call.port, call.protocol)
+}
+
+/// A backend for the call; `None`: its packets are to be judged, since they depend on
+/// an address that isn't known here, may not be served, or must be masqueraded.
+#[inline(always)]
+fn choose<T: Tables>(tables: &mut T, call: &Call, frontend: &FrontendValue) -> Option<Result<Chosen, Refusal>> {
+    let (caller, address) = caller(tables, call);
+    if is_masqueraded(tables, caller, frontend) {
+        return None;
+    }
+    let is_known = !address.is_unspecified();
+    if frontend.affinity_seconds != 0 && !is_known {
+        return None;
+    }
+    if frontend.flags & FrontendValue::SOURCE_RANGES != 0
+        && !(is_known && tables.in_source_ranges(frontend.service, &address))
+    {
+        return None;
+    }
+    match select::select(tables, frontend, Scope::Internal, Some(&address)) {
+        // A pod that reaches itself sees the node's address.
+        Ok(chosen) if chosen.addr == address && caller == Caller::Pod => None,
+        result => Some(result),
+    }
+}
+
+/// Whether a backend may have to see the node's address, which only a process of the
+/// node shows by itself.
+#[inline(always)]
+fn is_masqueraded<T: Tables>(tables: &T, caller: Caller, frontend: &FrontendValue) -> bool {
+    let flags = frontend.flags;
+    let is_external = flags & FrontendValue::EXTERNAL != 0;
+    match caller {
+        Caller::Node => false,
+        Caller::Pod if is_external => flags & FrontendValue::KEEP_CLIENT == 0,
+        // It may be outside the cluster, as its packets show.
+        Caller::Unknown if is_external => true,
+        _ => tables.node().is_some_and(|node| node.flags & NodeConfig::MASQUERADE_ALL != 0),
+    }
 }
 
 /// The backend that an unconnected socket's earlier datagrams to the frontend

@@ -8,4 +8,5 @@ pub mod compile;
 pub mod kernel;
 pub mod model;
 pub mod plan;
+pub mod routing;
 pub mod source;

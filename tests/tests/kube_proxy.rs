@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fs, net::Ipv4Addr};
 
 use tests::{
-    bench::kube_proxy::{Mode, ProxiedNode, is_on_path, load_generated_rules, load_rules},
+    bench::kube_proxy::{Mode, Rules, is_on_path},
     privilege::root_or_skip,
     sandbox::{Namespace, Sandbox, make_directory, run},
 };
@@ -79,12 +79,13 @@ fn compare(mode: Mode, rules: impl Fn(&Namespace) -> String) {
     make_directory(&manifests);
     fs::write(manifests.join("services.yaml"), MANIFESTS).unwrap();
     let (real, generated) = (sandbox.namespace("real"), sandbox.namespace("generated"));
-    let node = |namespace| ProxiedNode { namespace, address: ADDRESS, pod_cidr: POD_CIDR, service_cidr: SERVICE_CIDR };
     for namespace in [&real, &generated] {
         namespace.ip(&format!("address add {ADDRESS}/32 dev lo"));
     }
-    load_rules(mode, &manifests, node(&real)).unwrap();
-    load_generated_rules(mode, &manifests, node(&generated)).unwrap();
+    let to_load =
+        Rules { mode, manifests: &manifests, address: ADDRESS, pod_cidr: POD_CIDR, service_cidr: SERVICE_CIDR };
+    to_load.load(&real, &sandbox.cgroup()).unwrap();
+    to_load.load_generated(&generated).unwrap();
     let [real, generated] = [real, generated].map(|node| sorted(&rules(&node)));
     let missing: Vec<&String> = real.iter().filter(|line| !generated.contains(line)).collect();
     let extra: Vec<&String> = generated.iter().filter(|line| !real.contains(line)).collect();

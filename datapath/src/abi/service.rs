@@ -157,6 +157,11 @@ pub struct SourceRangeKey {
     pub addr: Addr,
 }
 
+impl SourceRangeKey {
+    /// The bits of `service`, which always count.
+    pub const SERVICE_BITS: u32 = 32;
+}
+
 /// Whose affinity: a client's address and a service port.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -15,20 +15,23 @@ use super::{
     flags::Flags,
     host_routes::HostRoutes,
     metrics::{Metrics, State},
+    networks::NetworkTable,
     node::{self, Node},
     paths::Paths,
+    peer_routes::PeerRoutes,
     problems::Problems,
     retry::Retry,
     services::Services,
+    settings,
     vitals::Vitals,
     xdp::Xdp,
 };
 use crate::{
-    cni::service::CniService,
+    cni::{attachment, service::CniService},
     kernel::{
         memory,
         netdev::XdpChanges,
-        netlink::Netlink,
+        netlink::{Event, Netlink},
         node_tables::NodeTables,
         pod_tables::PodTables,
         service_tables::ServiceTableError,
@@ -39,10 +42,15 @@ use crate::{
         change::{Change, ChangeBatch},
         objects::Kind,
     },
+    routing::{Routing, Settings},
 };
 
 /// How often interfaces are looked at though nothing says that they changed.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How soon they are looked at after the kernel has told of a change: changes seldom come alone.
+const LOOK_AFTER_EVENT: Duration = Duration::from_millis(100);
+/// However many changes there are, looks are this far apart.
+const LOOKS_APART: Duration = Duration::from_secs(1);
 /// How long nothing must have changed before what was replaced is freed.
 pub(super) const IDLE: Duration = Duration::from_secs(2);
 /// After so many changes it is worth giving free memory back.
@@ -64,6 +72,9 @@ pub struct Agent {
     pub(super) pod_tables: PodTables,
     pub(super) cni: Option<CniService>,
     pub(super) node: Node,
+    pub(super) routing: Routing,
+    pub(super) networks: NetworkTable,
+    pub(super) peer_routes: PeerRoutes,
     pub(super) routes: HostRoutes,
     pub(super) xdp: Xdp,
     pub(super) metrics: Metrics,
@@ -77,6 +88,7 @@ pub struct Agent {
     /// Changes since free memory was given back.
     changed: u64,
     look_at: Instant,
+    looked_at: Instant,
     pub(super) reclaim_at: Option<Instant>,
 }
 
@@ -96,9 +108,14 @@ pub(super) struct Todo {
     pub services: bool,
     pub node: bool,
     pub networks: bool,
+    /// Routes to other nodes' pods.
+    pub peers: bool,
+    /// Routes to Services.
     pub routes: bool,
     /// Somebody else may have changed routes of ours.
     pub check_routes: bool,
+    /// The same of routes to other nodes' pods.
+    pub check_peers: bool,
     pub pods: bool,
     pub install: bool,
 }
@@ -126,13 +143,23 @@ impl Agent {
         let began = Instant::now();
         let metrics = Metrics::new(tables.stats.clone());
         Ok(Self {
-            services: Services::adopt(tables.services, node_name)?,
+            services: Services::adopt(tables.services, node_name, flags.load_balancer_algorithm)?,
             model: Model::new(node_name),
             problems: Problems::default(),
             applied: BTreeMap::new(),
             stats: tables.stats,
             node_tables: tables.node,
             pod_tables: tables.pods,
+            routing: Routing::new(
+                node_name,
+                Settings {
+                    mode: flags.routing_mode,
+                    wires_pods: flags.cni,
+                    cluster_cidrs: flags.cluster_cidr.0.clone(),
+                },
+            ),
+            networks: NetworkTable::default(),
+            peer_routes: PeerRoutes::default(),
             routes: HostRoutes::default(),
             xdp: Xdp::new(flags.xdp),
             phase: Phase::Listing,
@@ -142,6 +169,7 @@ impl Agent {
             changes: ChangeCount::default(),
             changed: 0,
             look_at: began + LOOK_EVERY,
+            looked_at: began,
             reclaim_at: None,
             flags,
             paths,
@@ -163,7 +191,7 @@ impl Agent {
     /// What can be done before the source has said anything: settings, the node's
     /// own device, and pods that were connected before.
     pub async fn start(&mut self) {
-        let settings = self.node.enable_forwarding();
+        let settings = settings::prepare(&self.paths.run_dir);
         self.problems.record("settings of the kernel", settings);
         self.look().await;
         // Pods on programs with other tables keep them until ours are filled.
@@ -207,23 +235,28 @@ impl Agent {
                 services: true,
                 node: true,
                 networks: true,
+                peers: true,
                 routes: true,
                 pods: true,
                 install: self.cni.is_some(),
                 check_routes: true,
+                check_peers: true,
             };
         }
         let dirty = self.model.take_dirty();
         self.mark(&dirty);
-        self.apply_services(&dirty);
         if self.todo.node {
             self.look().await;
         }
+        self.apply_services(&dirty);
         if self.todo.networks {
-            self.set_networks();
+            self.apply_networks();
         }
         if self.phase == Phase::Filling && !self.todo.services && !self.todo.node && !self.todo.networks {
             self.take_over().await;
+        }
+        if self.todo.peers && self.phase == Phase::InForce {
+            self.apply_peers().await;
         }
         if self.todo.routes {
             self.apply_routes().await;
@@ -246,9 +279,12 @@ impl Agent {
         let now = Instant::now();
         if now >= self.look_at {
             self.look_at = now + LOOK_EVERY;
+            self.looked_at = now;
             self.todo.node = true;
+            self.todo.peers = true;
             self.todo.routes = true;
             self.todo.check_routes = true;
+            self.todo.check_peers = true;
         }
         if self.reclaim_at.is_some_and(|at| now >= at) {
             self.reclaim_at = None;
@@ -275,10 +311,9 @@ impl Agent {
     }
 
     /// What XDP can do has changed on an interface, or on any.
-    pub async fn xdp_changed(&mut self, ifindex: Option<u32>) {
+    pub fn xdp_changed(&mut self, ifindex: Option<u32>) {
         if ifindex.is_none_or(|ifindex| self.xdp.concerns(ifindex)) {
-            self.todo.node = true;
-            self.reconcile().await;
+            self.look_soon();
         }
     }
 
@@ -286,6 +321,28 @@ impl Agent {
     pub fn next_tick(&self) -> Instant {
         let times = [Some(self.look_at), self.reclaim_at, self.retry.at()];
         times.into_iter().flatten().min().unwrap_or(self.look_at)
+    }
+
+    /// The kernel has told of a change: whatever it may be, a look at the interfaces will tell.
+    pub fn heard(&mut self, event: &Event) {
+        let matters = match event {
+            // Pods come and go by requests.
+            Event::Interface(name) => !attachment::is_host_ifname(name),
+            Event::Address | Event::Lost => true,
+            // A routing daemon may have many that are none of our business.
+            Event::OthersRoute { destination, on_link } => {
+                *on_link || destination.prefix() == 0 || self.routing.route(destination).is_some()
+            }
+            Event::OurRouteWent(destination) => self.peer_routes.has(destination) || self.routes.has(destination),
+        };
+        if matters {
+            self.look_soon();
+        }
+    }
+
+    fn look_soon(&mut self) {
+        let soon = (Instant::now() + LOOK_AFTER_EVENT).max(self.looked_at + LOOKS_APART);
+        self.look_at = self.look_at.min(soon);
     }
 
     /// Whether all that the source has said is in force.
@@ -307,7 +364,7 @@ impl Agent {
     /// How full the tables are that only the agent writes.
     pub fn fill(&self) -> Vec<TableFill> {
         let mut fill = self.services.fill();
-        let networks = self.node.networks() as u64;
+        let networks = self.networks.len() as u64;
         fill.push(TableFill { name: "NETWORKS", entries: networks, capacity: capacity("NETWORKS") });
         fill
     }
@@ -315,10 +372,14 @@ impl Agent {
     fn mark(&mut self, dirty: &Dirty) {
         self.todo.services |= !dirty.services.is_empty() || dirty.own_node;
         self.todo.routes |= !dirty.services.is_empty() || dirty.service_cidrs;
-        self.todo.networks |= dirty.service_cidrs;
+        self.todo.networks |= dirty.service_cidrs || !dirty.nodes.is_empty();
+        self.todo.peers |= !dirty.nodes.is_empty();
         self.todo.pods |= !dirty.pods.is_empty();
         self.todo.node |= dirty.own_node;
         self.todo.install |= dirty.own_node && self.cni.is_some();
+        for key in &dirty.nodes {
+            self.routing.set_node(key, self.model.node(key));
+        }
         for key in &dirty.services {
             self.routes.set_service(key, self.model.service(key));
             self.todo.node |= self.xdp.set_service(key, self.model.service(key));
@@ -327,7 +388,7 @@ impl Agent {
 
     fn plan_retry(&mut self) {
         let todo = &self.todo;
-        let failing = [todo.services, todo.node, todo.networks, todo.routes, todo.pods, todo.install];
+        let failing = [todo.services, todo.node, todo.networks, todo.peers, todo.routes, todo.pods, todo.install];
         if self.phase == Phase::Filling || failing.into_iter().any(|step| step) {
             self.retry.failed(Instant::now());
         } else {

@@ -5,10 +5,15 @@
 
 use std::{ffi::OsString, net::IpAddr, net::SocketAddr, ops::Deref, path::PathBuf};
 
-use clap::{ArgAction, Args, ValueEnum, builder::BoolishValueParser};
+use clap::{
+    ArgAction, Args, ValueEnum,
+    builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser},
+};
 use ipnetwork::IpNetwork;
 
 use super::paths::PathFlags;
+use crate::compile::Algorithm;
+pub use crate::routing::RoutingMode;
 
 const HEALTHZ_PORT: u16 = 10256;
 const METRICS_PORT: u16 = 10249;
@@ -88,6 +93,12 @@ pub struct Flags {
           value_parser = parse_nodeport_addresses)]
     pub nodeport_addresses: NodePortAddresses,
 
+    /// How backends are selected where a Service's annotation fairlead.io/load-balancer-algorithm doesn't say
+    #[arg(long, env = "FAIRLEAD_LOAD_BALANCER_ALGORITHM", default_value = "random", value_name = "ALGORITHM",
+          value_parser = PossibleValuesParser::new(Algorithm::NAMES.map(|(name, _)| name))
+              .map(|name| Algorithm::of_name(&name).unwrap_or_default()))]
+    pub load_balancer_algorithm: Algorithm,
+
     /// Where /healthz and /livez are served; "": nowhere
     #[arg(long, env = "FAIRLEAD_HEALTHZ_BIND_ADDRESS", default_value = "0.0.0.0:10256", value_name = "ADDRESS",
           value_parser = |text: &str| parse_bind(text, HEALTHZ_PORT))]
@@ -128,17 +139,6 @@ pub enum XdpMode {
     Generic,
     /// Nowhere: tc does the work.
     Off,
-}
-
-/// How packets get to pods of other nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum RoutingMode {
-    /// Natively to nodes on the same link, else by VXLAN.
-    Auto,
-    /// By the network's own routes.
-    Native,
-    /// In VXLAN.
-    Vxlan,
 }
 
 /// The form of log lines.
@@ -247,23 +247,5 @@ impl Flags {
         let given = [self.node_name.clone(), environment].into_iter().flatten();
         let mut given = given.map(|name| name.trim().to_lowercase()).filter(|name| !name.is_empty());
         given.next().unwrap_or_else(|| host_name.trim().to_lowercase())
-    }
-
-    /// One line for each flag whose value matters only to what isn't there yet.
-    pub fn without_effect(&self) -> Vec<String> {
-        let outside = "traffic from outside the cluster is not balanced yet";
-        let flags = [
-            (self.routing_mode != RoutingMode::Auto, "routing-mode", "pods of other nodes are not reached yet"),
-            (self.masquerade_all, "masquerade-all", outside),
-            (!self.localhost_nodeports, "localhost-nodeports", "NodePorts are not served yet"),
-            (
-                self.nodeport_addresses != NodePortAddresses::Primary,
-                "nodeport-addresses",
-                "NodePorts are not served yet",
-            ),
-            (!self.cluster_cidr.is_empty(), "cluster-cidr", "nothing is masqueraded yet"),
-        ];
-        let without_effect = flags.into_iter().filter(|(given, ..)| *given);
-        without_effect.map(|(_, flag, why)| format!("--{flag} has no effect yet: {why}")).collect()
     }
 }

@@ -12,10 +12,10 @@ use std::{
 
 use ipnetwork::IpNetwork;
 
-use super::node::NodeAddresses;
 use crate::{
     kernel::netlink::{Netlink, NetlinkError, Route},
     model::objects::{ObjectKey, Service, ServiceType},
+    routing::NodeAddresses,
 };
 
 /// The routes that there should be, and those that there are.
@@ -76,6 +76,11 @@ impl HostRoutes {
             true => self.by_service.remove(key),
             false => self.by_service.insert(key.clone(), addresses),
         };
+    }
+
+    /// Whether a route to there was made and not removed.
+    pub fn has(&self, destination: &IpNetwork) -> bool {
+        self.present.contains_key(destination)
     }
 
     /// Whether the routes lead through this device, and give these source addresses.
@@ -157,7 +162,7 @@ impl HostRoutes {
             return None;
         }
         let source = if destination.is_ipv4() { sources.v4.map(IpAddr::V4) } else { sources.v6.map(IpAddr::V6) };
-        Some(Route { destination, ifindex, gateway: None, source })
+        Some(Route { destination, ifindex, gateway: None, source, mtu: None })
     }
 }
 
@@ -176,7 +181,7 @@ mod tests {
             external_ips: vec![],
             load_balancer: vec![],
             source_ranges: vec![],
-            has_source_ranges: false,
+            unread_source_ranges: false,
             ports: vec![],
             affinity_seconds: None,
             internal_policy: TrafficPolicy::Cluster,
@@ -208,7 +213,8 @@ mod tests {
         routes.set_networks(&networks(&["10.96.0.0/16"]), [&a].into_iter());
         assert_eq!(settle(&mut routes), (0, vec![]), "no device yet");
 
-        let left = Route { destination: "10.0.0.0/8".parse().unwrap(), ifindex: 7, gateway: None, source: None };
+        let left =
+            Route { destination: "10.0.0.0/8".parse().unwrap(), ifindex: 7, gateway: None, source: None, mtu: None };
         routes.found(7, sources, vec![left]);
         let all = ["10.96.0.0/16", "172.20.0.1/32", "fd00::1/128"].map(String::from);
         assert_eq!(settle(&mut routes), (4, all.to_vec()), "what an earlier agent left goes");

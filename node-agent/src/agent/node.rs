@@ -1,44 +1,37 @@
-//! The node itself: its addresses, uplinks and MTU, its own device, and what the
+//! The node itself: its addresses, uplinks and MTU, its own devices, and what the
 //! programs are told of it.
 //!
 //! Invariant: everything here follows from the Node object, the flags and the
 //! interfaces as they are now; looking again changes only what differs. This
 //! module must not know Services or pods.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
-use datapath::abi::{Addr, NetworkValue, NodeConfig};
+use datapath::abi::{Addr, NodeConfig};
 use ipnetwork::IpNetwork;
 use tracing::info;
 
-use super::{dataplane::Dataplane, problems::Problems, snat_ports};
+use super::{
+    dataplane::Dataplane, flags::Flags, peer_routes::Devices, problems::Problems, snat_ports, uplinks::Uplinks,
+};
 use crate::{
     kernel::{
         links::{Hook, LinkError},
         map::MapError,
-        netlink::{HostDevice, InterfaceAddress, Link, Netlink, NetlinkError, Uplink},
+        netlink::{HostDevice, Link, Netlink, NetlinkError, OVERLAY_DEVICE},
         netns::{self, NetnsError},
         node_tables::NodeTables,
         programs::Program,
-        sysctl::{self, SysctlError},
+        sysctl,
     },
     model::{Model, objects::Node as NodeObject},
+    routing::{NodeAddresses, Routing, Underlay},
 };
 
 const DEFAULT_MTU: u32 = 1500;
+/// The loopback device's index, in every network namespace.
+const LOOPBACK: u32 = 1;
 const PORT_RANGE: &str = "ipv4/ip_local_port_range";
-
-/// The node's primary addresses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NodeAddresses {
-    /// IPv4, if it has any.
-    pub v4: Option<Ipv4Addr>,
-    /// IPv6, if it has any.
-    pub v6: Option<Ipv6Addr>,
-}
 
 /// Why the node can't be set up.
 #[derive(Debug, thiserror::Error)]
@@ -49,43 +42,47 @@ pub enum NodeError {
     #[error(transparent)]
     Map(#[from] MapError),
     #[error(transparent)]
-    Sysctl(#[from] SysctlError),
-    #[error(transparent)]
     Netns(#[from] NetnsError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
 }
 
 /// What is known of the node.
 #[derive(Debug)]
 pub struct Node {
-    devices: Vec<String>,
     fixed_mtu: Option<u32>,
+    /// [`NodeConfig::flags`].
+    flags: u32,
     netns_cookie: u64,
     config: NodeConfig,
-    /// None until they are known: those that an earlier agent wrote stay till then.
-    service_cidrs: Option<Vec<IpNetwork>>,
-    own_addresses: BTreeSet<IpAddr>,
-    networks: Option<BTreeMap<IpNetwork, NetworkValue>>,
+    uplinks: Uplinks,
     host_device: Option<HostDevice>,
-    uplinks: Vec<Link>,
+    /// The overlay device's index and whether it is up.
+    overlay: Option<(u32, bool)>,
     sources: NodeAddresses,
+    primary: NodeAddresses,
+    /// The addresses of its interfaces.
+    present: BTreeSet<IpAddr>,
     mtu: u32,
 }
 
 impl Node {
     /// A node with these flags, of which nothing else is known yet.
-    pub fn new(devices: Vec<String>, fixed_mtu: Option<u32>) -> Result<Self, NodeError> {
+    pub fn new(flags: &Flags) -> Result<Self, NodeError> {
+        let masquerade_all = if flags.masquerade_all { NodeConfig::MASQUERADE_ALL } else { 0 };
+        let masquerade_pods = if flags.cni { NodeConfig::MASQUERADE_PODS } else { 0 };
         Ok(Self {
-            devices,
-            fixed_mtu,
+            fixed_mtu: flags.mtu,
+            flags: masquerade_all | masquerade_pods,
             netns_cookie: netns::current_cookie()?,
             config: NodeConfig::default(),
-            service_cidrs: None,
-            own_addresses: BTreeSet::new(),
-            networks: None,
+            uplinks: Uplinks::new(flags.devices.0.clone()),
             host_device: None,
-            uplinks: Vec::new(),
+            overlay: None,
             sources: NodeAddresses::default(),
-            mtu: fixed_mtu.unwrap_or(DEFAULT_MTU),
+            primary: NodeAddresses::default(),
+            present: BTreeSet::new(),
+            mtu: flags.mtu.unwrap_or(DEFAULT_MTU),
         })
     }
 
@@ -105,89 +102,130 @@ impl Node {
         self.host_device.as_ref().map(|device| (device.outer.index, self.sources))
     }
 
-    /// Sets what the kernel must be told once.
-    pub fn enable_forwarding(&self) -> Result<(), SysctlError> {
-        sysctl::enable_forwarding()?;
-        sysctl::localize_reverse_path_filter()
+    /// What routes to other nodes may lead through.
+    pub fn devices(&self) -> Devices {
+        let overlay = self.overlay.and_then(|(ifindex, up)| up.then_some(ifindex));
+        Devices { overlay, down: self.uplinks.down() }
     }
 
-    /// Looks at the interfaces and tells the programs of what differs.
+    /// The node's primary addresses.
+    pub fn primary(&self) -> NodeAddresses {
+        self.primary
+    }
+
+    /// The addresses of all its interfaces.
+    pub fn present_addresses(&self) -> &BTreeSet<IpAddr> {
+        &self.present
+    }
+
+    /// Looks at the interfaces and tells routing and programs of what differs.
     pub async fn look(
         &mut self,
         model: &Model,
+        routing: &mut Routing,
         netlink: &Netlink,
         tables: &NodeTables,
         problems: &mut Problems,
     ) -> Result<(), NodeError> {
         let stated = model.own_node().map(|node| node.addresses.as_slice()).unwrap_or_default();
-        let uplinks = self.find_uplinks(netlink, stated, problems).await?;
-        let present = netlink.addresses().await?;
-        let on_uplinks: Vec<IpAddr> = uplinks.iter().flat_map(|u| u.addresses.iter().map(|(ip, _)| *ip)).collect();
-        let primary = primary(stated.iter().chain(&on_uplinks).copied());
-        let is_present = |ip: &IpAddr| present.iter().any(|address: &InterfaceAddress| address.ip == *ip);
-        self.sources = self::primary(stated.iter().chain(&on_uplinks).copied().filter(is_present));
-        let mtu = self.fixed_mtu.or_else(|| uplinks.iter().map(|uplink| uplink.link.mtu).min());
-        self.mtu = mtu.unwrap_or(DEFAULT_MTU);
-        self.own_addresses = stated.iter().copied().chain(present.iter().map(|address| address.ip)).collect();
-        self.uplinks = uplinks.iter().map(|uplink| uplink.link.clone()).collect();
+        self.uplinks.look(netlink, stated, problems).await?;
+        let present: BTreeSet<IpAddr> = netlink.addresses().await?.into_iter().map(|address| address.ip).collect();
+        let candidates: Vec<IpAddr> = stated.iter().copied().chain(self.uplinks.addresses()).collect();
+        let primary = NodeAddresses::first_of(candidates.iter().copied());
+        self.sources = NodeAddresses::first_of(candidates.iter().copied().filter(|ip| present.contains(ip)));
+        routing.set_underlay(Underlay {
+            on_link: self.uplinks.on_link(),
+            own: stated.iter().chain(&present).copied().collect(),
+            sources: self.sources,
+            mtu: self.uplinks.mtu().unwrap_or(DEFAULT_MTU),
+        });
+        self.primary = primary;
+        self.present = present;
+        self.mtu = self.fixed_mtu.unwrap_or_else(|| routing.pod_mtu());
         let device = netlink.host_device(self.mtu).await?;
-        let ports = self.masquerade_ports(problems);
-        let config = NodeConfig {
-            netns_cookie: self.netns_cookie,
-            v4: primary.v4.map(Addr::from).unwrap_or_default(),
-            v6: primary.v6.map(Addr::from).unwrap_or_default(),
-            snat_port_first: ports.0,
-            snat_port_last: ports.1,
-            host_ifindex: device.outer.index,
-            overlay_ifindex: 0,
-            flags: 0,
-        };
+        let host_ifindex = device.outer.index;
         self.host_device = Some(device);
+        let found = netlink.find_overlay().await;
+        // One that isn't ours matters only where ours is needed.
+        self.overlay = match found {
+            Ok(device) => device.map(|device| (device.index, device.up)),
+            Err(NetlinkError::Foreign { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let ports = self.masquerade_ports(problems);
+        self.tell(
+            tables,
+            NodeConfig {
+                netns_cookie: self.netns_cookie,
+                v4: primary.v4.map(Addr::from).unwrap_or_default(),
+                v6: primary.v6.map(Addr::from).unwrap_or_default(),
+                snat_port_first: ports.0,
+                snat_port_last: ports.1,
+                host_ifindex,
+                overlay_ifindex: self.overlay.map_or(0, |(ifindex, _)| ifindex),
+                flags: self.flags,
+            },
+        )?;
+        Ok(())
+    }
+
+    fn tell(&mut self, tables: &NodeTables, config: NodeConfig) -> Result<(), MapError> {
         if self.config != config {
             tables.set_config(&config)?;
-            info!(v4 = %config.v4, v6 = %config.v6, mtu = self.mtu, uplinks = uplinks.len(), "this node");
+            info!(v4 = %config.v4, v6 = %config.v6, mtu = self.mtu, overlay = config.overlay_ifindex, "this node");
             self.config = config;
         }
-        self.write_networks(tables)?;
         Ok(())
     }
 
-    /// Tells the programs where ClusterIPs are.
-    pub fn set_service_cidrs(&mut self, service_cidrs: &[IpNetwork], tables: &NodeTables) -> Result<(), MapError> {
-        self.service_cidrs = Some(service_cidrs.to_vec());
-        self.write_networks(tables)
-    }
-
-    fn write_networks(&mut self, tables: &NodeTables) -> Result<(), MapError> {
-        let of_kind = |kind| move |network| (network, NetworkValue::of_kind(kind));
-        let services = self.service_cidrs.iter().flatten().copied().map(of_kind(NetworkValue::SERVICE));
-        let own = self.own_addresses.iter().copied().map(IpNetwork::from).map(of_kind(NetworkValue::NODE));
-        let networks = services.chain(own).collect();
-        if self.networks.as_ref() != Some(&networks) {
-            tables.add_networks(&networks)?;
-            self.networks = Some(networks);
+    /// Sees to it that the overlay device is there, with programs at it before any
+    /// packet can reach it, and up.
+    pub async fn raise_overlay(
+        &mut self,
+        mtu: u32,
+        netlink: &Netlink,
+        tables: &NodeTables,
+        dataplane: &Dataplane,
+    ) -> Result<(), NodeError> {
+        let device = netlink.overlay(mtu).await?;
+        self.overlay = Some((device.index, device.up));
+        self.tell(tables, NodeConfig { overlay_ifindex: device.index, ..self.config })?;
+        self.attach(dataplane, false)?;
+        if !device.up {
+            netlink.set_up(device.index).await?;
+            info!(device = OVERLAY_DEVICE, mtu, "nodes on other links are reached in VXLAN");
         }
-        if let (Some(_), Some(networks)) = (&self.service_cidrs, &self.networks) {
-            tables.prune_networks(networks)?;
-        }
+        self.overlay = Some((device.index, true));
         Ok(())
     }
 
-    /// How many networks the programs know.
-    pub fn networks(&self) -> usize {
-        self.networks.as_ref().map_or(0, BTreeMap::len)
+    /// Removes the overlay device, if there is one of ours.
+    pub async fn drop_overlay(&mut self, netlink: &Netlink, tables: &NodeTables) -> Result<(), NodeError> {
+        if self.overlay.is_none() {
+            return Ok(());
+        }
+        netlink.delete_overlay().await?;
+        self.overlay = None;
+        self.tell(tables, NodeConfig { overlay_ifindex: 0, ..self.config })?;
+        info!(device = OVERLAY_DEVICE, "no node is reached in VXLAN any more");
+        Ok(())
     }
 
     /// The interfaces through which the node reaches the world.
-    pub fn uplinks(&self) -> &[Link] {
-        &self.uplinks
+    pub fn uplinks(&self) -> impl Iterator<Item = &Link> {
+        self.uplinks.links()
     }
 
     /// The hooks of the node's own interfaces, and the program for each.
     pub fn hooks(&self) -> Vec<(Hook, Program)> {
-        let uplinks = self.uplinks.iter().map(|link| (Hook::Ingress(link.index), Program::FromNetwork));
+        let both = |ifindex, from, to| [(Hook::Ingress(ifindex), from), (Hook::Egress(ifindex), to)];
+        let uplinks = self.uplinks.indexes().into_iter();
+        let uplinks = uplinks.flat_map(|ifindex| both(ifindex, Program::FromNetwork, Program::ToNetwork));
+        let overlay = self.overlay.into_iter();
+        let overlay = overlay.flat_map(|(ifindex, _)| both(ifindex, Program::FromOverlay, Program::ToOverlay));
         let host = self.host_device.iter().map(|device| (Hook::Egress(device.outer.index), Program::FromHost));
-        uplinks.chain(host).collect()
+        let loopback = [(Hook::Egress(LOOPBACK), Program::FromHostLoopback)];
+        uplinks.chain(overlay).chain(host).chain(loopback).collect()
     }
 
     /// Sees to it that the programs are at the node's own interfaces; `replace`
@@ -204,30 +242,6 @@ impl Node {
             }
         }
         Ok(())
-    }
-
-    async fn find_uplinks(
-        &self,
-        netlink: &Netlink,
-        node_addresses: &[IpAddr],
-        problems: &mut Problems,
-    ) -> Result<Vec<Uplink>, NetlinkError> {
-        if self.devices.is_empty() {
-            return netlink.uplinks(node_addresses).await;
-        }
-        let addresses = netlink.addresses().await?;
-        let mut uplinks = Vec::new();
-        for name in &self.devices {
-            let Some(link) = netlink.link(name).await? else {
-                problems.set(&format!("--devices {name}"), "there is no such interface");
-                continue;
-            };
-            problems.clear(&format!("--devices {name}"));
-            let own = addresses.iter().filter(|address| address.ifindex == link.index && address.global);
-            let addresses = own.map(|address| (address.ip, address.prefix_len)).collect();
-            uplinks.push(Uplink { link, addresses, default_route: false });
-        }
-        Ok(uplinks)
     }
 
     fn masquerade_ports(&self, problems: &mut Problems) -> (u16, u16) {
@@ -258,16 +272,4 @@ pub fn service_cidrs(flag: &[IpNetwork], model: &Model) -> Vec<IpNetwork> {
 /// Whether load balancers should leave the node alone.
 pub fn is_deleting(node: Option<&NodeObject>) -> bool {
     node.is_some_and(|node| node.deleting)
-}
-
-/// The first address of each family.
-fn primary(addresses: impl Iterator<Item = IpAddr>) -> NodeAddresses {
-    let mut first = NodeAddresses::default();
-    for address in addresses {
-        match address {
-            IpAddr::V4(v4) => first.v4 = first.v4.or(Some(v4)),
-            IpAddr::V6(v6) => first.v6 = first.v6.or(Some(v6)),
-        }
-    }
-    first
 }

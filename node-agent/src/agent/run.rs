@@ -33,7 +33,7 @@ use crate::{
     cni::{service::CniService, store::StoreError},
     kernel::{
         netdev::XdpChanges,
-        netlink::{Netlink, NetlinkError},
+        netlink::{Events, Netlink, NetlinkError},
         netns::{self, NetnsError},
         programs::kernel_release,
         service_tables::ServiceTableError,
@@ -92,13 +92,13 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
     remembered.store().map_err(run_dir_error)?;
     let node_name = flags.node_name(env::var_os("NODE_NAME"), &host_name());
     info!(version = env!("CARGO_PKG_VERSION"), kernel = kernel_release(), node = node_name, "fairlead agent");
-    flags.without_effect().iter().for_each(|line| warn!("{line}"));
 
     // First what may turn out to be wrong without anything having been changed.
     let Source { mut messages, control } = source::start(&source_spec(&flags)).await?;
     let (dataplane, tables) = Dataplane::open(&paths, flags.socket_lb)?;
     let netlink = Netlink::open()?;
-    let node = Node::new(flags.devices.0.clone(), flags.mtu)?;
+    let mut events = Events::subscribe()?;
+    let node = Node::new(&flags)?;
     let cni = if flags.cni { Some(CniService::load(&paths.run_dir)?) } else { None };
     let (vitals, watched) = watch::channel(Vitals::new());
     let (health_address, metrics_address) = (flags.healthz_bind_address.0, flags.metrics_bind_address.0);
@@ -146,7 +146,8 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
                 }
             },
             Some(said) = listening.recv() => note(&mut agent, &said),
-            change = next_change(&mut xdp_changes) => agent.xdp_changed(change).await,
+            Some(event) = events.next() => agent.heard(&event),
+            change = next_change(&mut xdp_changes) => agent.xdp_changed(change),
             () = sleep_until(wake) => agent.tick().await,
         }
         for reply in waiters.due(agent.in_sync(), Instant::now()) {

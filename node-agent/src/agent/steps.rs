@@ -3,6 +3,8 @@
 //!
 //! This module must not know when a step is due.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::{debug, info};
@@ -11,14 +13,19 @@ use super::{
     agent::{Agent, IDLE, Phase},
     install,
     metrics::Applied,
-    node,
+    node, nodeport_addresses,
     pods::KernelPods,
 };
 use crate::{
     cni::service::CniService,
-    kernel::{links::LinkError, memory},
+    kernel::{links::LinkError, memory, netlink::OVERLAY_DEVICE},
     model::Dirty,
 };
+
+/// How the subjects of Nodes' problems begin.
+const NODE: &str = "Node ";
+/// How those of routes to their pods begin.
+const ROUTE: &str = "route to ";
 
 impl Agent {
     pub(super) fn apply_services(&mut self, dirty: &Dirty) {
@@ -52,8 +59,23 @@ impl Agent {
     }
 
     pub(super) async fn look(&mut self) {
-        let looked = self.node.look(&self.model, &self.netlink, &self.node_tables, &mut self.problems).await;
+        let Self { node, model, routing, netlink, node_tables, problems, .. } = self;
+        let looked = node.look(model, routing, netlink, node_tables, problems).await;
         self.todo.node = !self.problems.record("the node's interfaces", looked);
+        // Addresses are the node's, and other nodes on its links, at once.
+        self.apply_networks();
+        self.todo.peers |= self.phase == Phase::InForce;
+        let primary = self.node.primary();
+        let node_ports = nodeport_addresses::select(
+            &self.flags.nodeport_addresses,
+            self.flags.localhost_nodeports,
+            primary,
+            self.node.present_addresses(),
+        );
+        self.todo.services |= self.services.set_node(primary, &node_ports);
+        // Addresses are the node's, and other nodes on its links, at once.
+        self.apply_networks();
+        self.todo.peers |= self.phase == Phase::InForce;
         if self.phase != Phase::InForce || self.todo.node {
             return;
         }
@@ -67,11 +89,47 @@ impl Agent {
         xdp.attach(node.uplinks(), dataplane, node_tables, problems, replace);
     }
 
-    pub(super) fn set_networks(&mut self) {
-        let networks = node::service_cidrs(&self.flags.service_cidr, &self.model);
-        let set = self.node.set_service_cidrs(&networks, &self.node_tables);
-        self.todo.networks = !self.problems.record("the table of networks", set);
-        self.routes.set_networks(&networks, self.model.services());
+    pub(super) fn apply_networks(&mut self) {
+        let all_known = self.phase != Phase::Listing;
+        if all_known {
+            let services = node::service_cidrs(&self.flags.service_cidr, &self.model);
+            self.routing.set_services(&services);
+            self.routes.set_networks(&services, self.model.services());
+        }
+        let applied = self.networks.apply(&mut self.routing, &self.node_tables, all_known);
+        self.todo.networks = !self.problems.record("the table of networks", applied);
+        let wrong: BTreeMap<String, String> =
+            self.routing.problems().map(|(node, problem)| (format!("{NODE}{node}"), problem)).collect();
+        wrong.iter().for_each(|(subject, problem)| self.problems.set(subject, problem));
+        self.problems.clear_others(NODE, |subject| wrong.contains_key(subject));
+    }
+
+    /// Reaches other nodes' pods: the overlay device if it is needed, and routes.
+    pub(super) async fn apply_peers(&mut self) {
+        let needs_overlay = self.routing.needs_overlay();
+        if needs_overlay {
+            let mtu = self.routing.underlay().overlay_mtu();
+            let raised = self.node.raise_overlay(mtu, &self.netlink, &self.node_tables, &self.dataplane).await;
+            self.todo.peers = !self.problems.record(OVERLAY_DEVICE, raised);
+        } else {
+            self.todo.peers = false;
+            self.problems.clear(OVERLAY_DEVICE);
+        }
+        let devices = self.node.devices();
+        if self.todo.check_peers || self.peer_routes.must_check() {
+            let checked = self.peer_routes.check(&self.netlink, &devices, &self.routing).await;
+            self.todo.check_peers = !self.problems.record("routes to other nodes", checked);
+        }
+        self.peer_routes.apply(&self.netlink, &devices, &mut self.routing).await;
+        let failed: BTreeMap<String, &String> =
+            self.peer_routes.problems().map(|(destination, why)| (format!("{ROUTE}{destination}"), why)).collect();
+        failed.iter().for_each(|(subject, why)| self.problems.set(subject, why));
+        self.problems.clear_others(ROUTE, |subject| failed.contains_key(subject));
+        self.todo.peers |= self.peer_routes.is_due() || self.todo.check_peers;
+        if !needs_overlay && !self.todo.peers {
+            let dropped = self.node.drop_overlay(&self.netlink, &self.node_tables).await;
+            self.todo.peers = !self.problems.record(OVERLAY_DEVICE, dropped);
+        }
     }
 
     /// The tables are filled: the programs over them go to work everywhere.

@@ -119,9 +119,9 @@ impl Xdp {
 
     /// Sees to it that it is where it should be; `replace` programs that are there
     /// already, as an earlier agent's.
-    pub fn attach(
+    pub fn attach<'a>(
         &mut self,
-        uplinks: &[Link],
+        uplinks: impl Iterator<Item = &'a Link>,
         dataplane: &Dataplane,
         tables: &NodeTables,
         problems: &mut Problems,

@@ -20,13 +20,14 @@ use crate::{
         install::{self, InstallError},
         lock::{LockError, RunDirLock},
         paths::Remembered,
+        settings::{self, SettingsError},
     },
     api::socket_path,
     cni::store::{Store, StoreError},
     kernel::{
         bpffs::{Bpffs, BpffsError},
         links::{LinkError, Links},
-        netlink::{Netlink, NetlinkError},
+        netlink::{HOST_DEVICE, Netlink, NetlinkError, OVERLAY_DEVICE},
         netns::{self, NetnsError},
     },
 };
@@ -49,6 +50,8 @@ pub enum CleanupError {
     Netlink(#[from] NetlinkError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     #[error("cannot read {path}: {source}; remove it and give all path flags that the agent had")]
     Forgotten { path: PathBuf, source: io::Error },
     #[error("cannot {verb} {path}: {source}")]
@@ -103,7 +106,8 @@ fn file(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CleanupErr
     move |source| CleanupError::File { verb, path: path.to_owned(), source }
 }
 
-/// Pods' interfaces that the run directory knows, the node's own device, and routes.
+/// Pods' interfaces that the run directory knows, the node's own devices, routes, and
+/// settings of the kernel, which become what they were.
 fn remove_devices(run_dir: &Path) -> Result<Vec<String>, CleanupError> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -121,8 +125,12 @@ fn remove_devices(run_dir: &Path) -> Result<Vec<String>, CleanupError> {
             }
         }
         if netlink.delete_host_device().await? {
-            removed.push(format!("interface {}", crate::kernel::netlink::HOST_DEVICE));
+            removed.push(format!("interface {HOST_DEVICE}"));
         }
+        if netlink.delete_overlay().await? {
+            removed.push(format!("interface {OVERLAY_DEVICE}"));
+        }
+        removed.extend(settings::restore(run_dir)?);
         Ok(removed)
     })
 }
@@ -131,7 +139,8 @@ fn remove_devices(run_dir: &Path) -> Result<Vec<String>, CleanupError> {
 fn remove_files(run_dir: &Path, lock: RunDirLock) -> Result<Vec<String>, CleanupError> {
     let mut removed = Vec::new();
     let store = Store::new(run_dir);
-    for path in [store.path().to_owned(), Remembered::file(run_dir), socket_path(run_dir)] {
+    let note = settings::note(run_dir);
+    for path in [store.path().to_owned(), note, Remembered::file(run_dir), socket_path(run_dir)] {
         match fs::remove_file(&path) {
             Ok(()) => removed.push(path.display().to_string()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

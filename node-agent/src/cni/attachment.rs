@@ -145,10 +145,16 @@ fn default_network(ipv6: bool) -> IpNetwork {
     if ipv6 { V6 } else { V4 }
 }
 
+const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+
+/// Whether an interface's name has the form of those of pods' interfaces on the node.
+pub fn is_host_ifname(name: &str) -> bool {
+    name.strip_prefix("fl").is_some_and(|rest| rest.len() == 13 && rest.bytes().all(|byte| DIGITS.contains(&byte)))
+}
+
 impl AttachmentId {
     /// The name of the node's end: `fl` and 13 characters, 15 being the most that Linux allows.
     pub fn host_ifname(&self) -> String {
-        const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
         let hash = self.hash64();
         let digit = |i: u32| char::from(DIGITS[(hash.rotate_right(5 * i) & 31) as usize]);
         let mut name = String::from("fl");
@@ -204,6 +210,8 @@ mod tests {
         let id = id("3f2a", "eth0");
         // Interfaces on running nodes have these: a change here orphans them.
         assert_eq!(id.host_ifname(), "flntoxreimwgd4z");
+        assert!(is_host_ifname(&id.host_ifname()));
+        assert!(!is_host_ifname("fairlead-vxlan") && !is_host_ifname("flannel.1"));
         assert_eq!(id.pod_mac().to_string(), "9e:0c:d6:62:09:1b");
     }
 

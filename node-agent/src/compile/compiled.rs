@@ -13,8 +13,12 @@ pub struct CompiledService {
     /// One per service port and address family, distinct by
     /// [`CompiledPort::identity`]; no frontend stands in two of them.
     pub ports: Vec<CompiledPort>,
-    /// Addresses of which every port that is nobody's is rejected. Distinct.
-    pub addresses: Vec<Addr>,
+    /// The addresses at which it is dialled, NodePorts aside. Distinct.
+    pub addresses: Vec<CompiledAddress>,
+    /// Its health check for load balancers, if it has one.
+    pub health_check: Option<HealthCheck>,
+    /// What it says that can't be, for its user.
+    pub problems: Vec<String>,
 }
 
 impl CompiledService {
@@ -22,6 +26,39 @@ impl CompiledService {
     pub fn is_empty(&self) -> bool {
         self.ports.is_empty() && self.addresses.is_empty()
     }
+}
+
+/// An address at which a Service is dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompiledAddress {
+    /// The address.
+    pub addr: Addr,
+    /// What becomes of the ports that are nobody's: rejected at a ClusterIP, none of
+    /// our business elsewhere.
+    pub rejects: bool,
+}
+
+/// What is served at a `healthCheckNodePort`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The port.
+    pub port: u16,
+    /// How many ready endpoints are on this node; none: the Service isn't of this family.
+    pub v4: Option<usize>,
+    /// The same of IPv6.
+    pub v6: Option<usize>,
+}
+
+/// How a backend is selected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// Each as likely as the other.
+    #[default]
+    Random,
+    /// Clients from outside by a hash of their flow, alike on every node.
+    Maglev,
+    /// Of two random ones that with fewer connections.
+    LeastConnections,
 }
 
 /// One service port in one address family.
@@ -43,6 +80,8 @@ pub struct CompiledPort {
     pub usable: bool,
     /// Session affinity in seconds, 0: none.
     pub affinity_seconds: u32,
+    /// Whom frontends with [`datapath::abi::FrontendValue::SOURCE_RANGES`] serve; sorted, each once.
+    pub source_ranges: Vec<SourceRange>,
 }
 
 impl CompiledPort {
@@ -52,11 +91,22 @@ impl CompiledPort {
     }
 }
 
+/// A network of clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SourceRange {
+    /// The network's address.
+    pub addr: Addr,
+    /// Significant bits of it: those of an IPv4 prefix plus 96.
+    pub prefix_len: u32,
+}
+
 /// A place where clients dial, and whom they reach there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompiledFrontend {
-    /// Address, port and protocol.
+    /// Address (unspecified for a NodePort), port and protocol.
     pub key: FrontendKey,
+    /// Those flags of [`datapath::abi::FrontendValue`] that don't depend on endpoints.
+    pub flags: u32,
     /// Whom clients in the cluster reach.
     pub internal: EndpointSet,
     /// Whom clients outside reach.

@@ -4,14 +4,24 @@
 //! outcome can't depend on the order in which they came. It must not know what
 //! stands in the tables, which ids its entries will get, nor any kernel.
 
+mod algorithm;
 mod compiled;
 mod endpoints;
+mod frontends;
+mod health;
 mod merge;
 mod service;
+mod source_ranges;
 
-use std::sync::Arc;
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
-pub use compiled::{CompiledEndpoint, CompiledFrontend, CompiledPort, CompiledService, EndpointSet};
+pub use compiled::{
+    Algorithm, CompiledAddress, CompiledEndpoint, CompiledFrontend, CompiledPort, CompiledService, EndpointSet,
+    HealthCheck, SourceRange,
+};
 pub use endpoints::{Membership, any_usable, categorize};
 pub use service::service;
 
@@ -22,4 +32,10 @@ pub struct NodeContext {
     pub name: Arc<str>,
     /// The Node's label `topology.kubernetes.io/zone`, "" if it has none.
     pub zone: Arc<str>,
+    /// Its primary IPv4 address, if it has any.
+    pub v4: Option<Ipv4Addr>,
+    /// Its primary IPv6 address, if it has any.
+    pub v6: Option<Ipv6Addr>,
+    /// How backends are selected where a Service doesn't say.
+    pub algorithm: Algorithm,
 }

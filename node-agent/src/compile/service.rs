@@ -6,14 +6,17 @@
 
 use std::collections::HashSet;
 
-use datapath::abi::{Addr, Be16, Family, FrontendKey, protocol};
+use datapath::abi::{Family, FrontendValue};
 
 use super::{
-    CompiledEndpoint, CompiledFrontend, CompiledPort, CompiledService, EndpointSet, NodeContext,
+    CompiledEndpoint, CompiledFrontend, CompiledPort, CompiledService, NodeContext, algorithm,
     endpoints::{any_usable, categorize, is_local},
+    frontends::{Addresses, frontends, protocol_number},
+    health::health_check,
     merge::{MergedEndpoint, merge},
+    source_ranges::source_ranges,
 };
-use crate::model::objects::{EndpointSlice, Protocol, Service, ServicePort, ServiceType, TrafficPolicy};
+use crate::model::objects::{EndpointSlice, Service, ServicePort, ServiceType};
 
 /// What a Service wants in the tables of a node. `slices` are all EndpointSlices
 /// of the Service, in any order.
@@ -29,45 +32,33 @@ pub fn service(
     if service.foreign || service.service_type == ServiceType::ExternalName {
         return compiled;
     }
-    for ip in &service.cluster_ips {
-        let addr = Addr::from(*ip);
-        if !compiled.addresses.contains(&addr) {
-            compiled.addresses.push(addr);
-        }
-    }
-    if compiled.addresses.is_empty() {
+    let addresses = Addresses::of(service);
+    if addresses.cluster.is_empty() {
         return compiled;
     }
-
+    compiled.addresses = addresses.whole();
+    let algorithm = algorithm::of_service(service, node.algorithm, &mut compiled.problems);
     let mut slices: Vec<&EndpointSlice> = slices.collect();
     slices.sort_by(|a, b| a.key.cmp(&b.key));
+    compiled.health_check = health_check(service, &compiled.addresses, &slices, node);
+    let families = [Family::V4, Family::V6];
+    let ranges = families.map(|family| source_ranges(service, family, &addresses.load_balancer, node));
     let mut taken = HashSet::new();
     for port in &service.ports {
-        for family in [Family::V4, Family::V6] {
-            let mut frontends = frontends(service, &compiled.addresses, port, family);
+        for (family, ranges) in families.into_iter().zip(&ranges) {
+            let mut frontends = frontends(service, &addresses, port, family, algorithm, ranges.is_some());
             frontends.retain(|f| taken.insert(f.key));
-            if !frontends.is_empty() {
-                compiled.ports.push(compile_port(service, port, family, frontends, &slices, node));
+            if frontends.is_empty() {
+                continue;
             }
+            let mut port = compile_port(service, port, family, frontends, &slices, node);
+            if port.frontends.iter().any(|f| f.flags & FrontendValue::SOURCE_RANGES != 0) {
+                port.source_ranges = ranges.clone().unwrap_or_default();
+            }
+            compiled.ports.push(port);
         }
     }
     compiled
-}
-
-/// Where the port is dialled in a family.
-fn frontends(service: &Service, cluster_ips: &[Addr], port: &ServicePort, family: Family) -> Vec<CompiledFrontend> {
-    let internal = set_for(service.internal_policy);
-    cluster_ips
-        .iter()
-        .filter(|addr| addr.family() == family)
-        .map(|addr| CompiledFrontend {
-            key: FrontendKey::new(*addr, Be16::new(port.port), protocol_number(port.protocol)),
-            internal,
-            // A ClusterIP follows the internal policy whoever dials it: the
-            // external one is for the addresses that are meant for the outside.
-            external: internal,
-        })
-        .collect()
 }
 
 fn compile_port(
@@ -100,20 +91,6 @@ fn compile_port(
         endpoints,
         usable: any_usable(&plain),
         affinity_seconds: service.affinity_seconds.unwrap_or(0),
-    }
-}
-
-fn set_for(policy: TrafficPolicy) -> EndpointSet {
-    match policy {
-        TrafficPolicy::Cluster => EndpointSet::Cluster,
-        TrafficPolicy::Local => EndpointSet::Local,
-    }
-}
-
-fn protocol_number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => protocol::TCP,
-        Protocol::Udp => protocol::UDP,
-        Protocol::Sctp => protocol::SCTP,
+        source_ranges: vec![],
     }
 }

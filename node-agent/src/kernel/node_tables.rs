@@ -40,12 +40,14 @@ impl NodeTables {
         self.config.set(&0, config)
     }
 
-    /// Says what these networks are.
-    pub fn add_networks(&self, networks: &BTreeMap<IpNetwork, NetworkValue>) -> Result<(), MapError> {
-        for (network, value) in networks {
-            self.networks.set(&network_key(network), value)?;
-        }
-        Ok(())
+    /// Says what a network is.
+    pub fn set_network(&self, network: &IpNetwork, value: &NetworkValue) -> Result<(), MapError> {
+        self.networks.set(&network_key(network), value)
+    }
+
+    /// Forgets a network; false if it wasn't known.
+    pub fn remove_network(&self, network: &IpNetwork) -> Result<bool, MapError> {
+        self.networks.remove(&network_key(network))
     }
 
     /// Forgets every network but these.

@@ -4,7 +4,7 @@
 //! bytes here as in the kernel programs. This module must not know what any of them means.
 
 use datapath::abi::{
-    Addr, Backend, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, PodNetns, PodValue,
+    Addr, Backend, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, PodNetns, PodValue, SourceRangeKey,
     UplinkValue,
 };
 
@@ -24,5 +24,18 @@ macro_rules! plain {
     };
 }
 
-plain!(u32, u64, Addr, Backend, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, PodNetns, PodValue,
-    UplinkValue,);
+plain!(
+    u32,
+    u64,
+    Addr,
+    Backend,
+    FrontendKey,
+    FrontendValue,
+    NetworkKey,
+    NetworkValue,
+    NodeConfig,
+    PodNetns,
+    PodValue,
+    SourceRangeKey,
+    UplinkValue,
+);

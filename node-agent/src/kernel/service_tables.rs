@@ -6,7 +6,7 @@
 
 use std::{io, path::Path};
 
-use datapath::abi::{Backend, FrontendKey, FrontendValue, capacity};
+use datapath::abi::{Backend, FrontendKey, FrontendValue, SourceRangeKey, capacity};
 
 use super::{
     map::{MapError, Table},
@@ -15,11 +15,12 @@ use super::{
 };
 use crate::plan::{ServiceTables, Snapshot};
 
-/// Frontends, blocks and backends in pinned maps.
+/// Frontends, blocks, backends and source ranges in pinned maps.
 pub struct KernelServiceTables {
     frontends: Table<FrontendKey, FrontendValue>,
     blocks: MappedArray<u32>,
     backends: MappedArray<Backend>,
+    source_ranges: Table<SourceRangeKey, u32>,
     readers: Readers,
 }
 
@@ -41,6 +42,7 @@ impl KernelServiceTables {
             frontends: Table::open(dir, "FRONTENDS")?,
             blocks: MappedArray::open(dir, "BLOCKS")?,
             backends: MappedArray::open(dir, "BACKENDS")?,
+            source_ranges: Table::open(dir, "SOURCE_RANGES")?,
             readers: Readers::new().map_err(ServiceTableError::Readers)?,
         })
     }
@@ -54,7 +56,8 @@ impl KernelServiceTables {
                 backends.push((id, backend));
             }
         })?;
-        let snapshot = Snapshot::new(frontends, backends, |block| {
+        let source_ranges = self.source_ranges.keys()?;
+        let snapshot = Snapshot::new(frontends, backends, source_ranges, |block| {
             let end = block.base.checked_add(block.len).filter(|end| *end <= capacity::BLOCKS)?;
             (block.base..end).map(|index| self.blocks.get(index).ok()).collect()
         });
@@ -84,6 +87,15 @@ impl ServiceTables for KernelServiceTables {
 
     fn delete_frontend(&mut self, key: &FrontendKey) -> Result<(), ServiceTableError> {
         self.frontends.remove(key)?;
+        Ok(())
+    }
+
+    fn set_source_range(&mut self, key: &SourceRangeKey) -> Result<(), ServiceTableError> {
+        Ok(self.source_ranges.set(key, &1)?)
+    }
+
+    fn delete_source_range(&mut self, key: &SourceRangeKey) -> Result<(), ServiceTableError> {
+        self.source_ranges.remove(key)?;
         Ok(())
     }
 

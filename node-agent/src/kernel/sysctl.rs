@@ -8,6 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 /// A setting that could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("can't set {} to {value}: {source}", path.display())]
@@ -34,38 +36,76 @@ pub fn set_if_present(key: &str, value: &str) -> Result<(), SysctlError> {
     }
 }
 
-/// Lets the node forward between its pods and the world, in both families.
-///
-/// An interface that takes its IPv6 routes from router advertisements goes on
-/// doing so: with forwarding on, `accept_ra` 1 would mean no.
-pub fn enable_forwarding() -> Result<(), SysctlError> {
-    set("ipv4/ip_forward", "1")?;
-    for name in interfaces("ipv6") {
-        if read(&format!("ipv6/conf/{name}/accept_ra")).as_deref() == Some("1")
-            && read(&format!("ipv6/conf/{name}/forwarding")).as_deref() == Some("0")
-            && name != "all"
-        {
-            set_if_present(&format!("ipv6/conf/{name}/accept_ra"), "2")?;
-        }
-    }
-    set_if_present("ipv6/conf/all/forwarding", "1")
+/// One setting, as it is and as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    /// The setting's name; its parts are separated by slashes.
+    pub key: String,
+    /// What it is.
+    pub was: String,
+    /// What it should be.
+    pub wanted: String,
 }
 
-/// Makes the reverse path filter a matter of each interface alone: the kernel
-/// takes the stricter of an interface's setting and that of `all`, so `all` is
-/// lowered and every interface keeps what was in force on it.
-pub fn localize_reverse_path_filter() -> Result<(), SysctlError> {
-    let Some(all) = read("ipv4/conf/all/rp_filter") else { return Ok(()) };
-    if all == "0" {
-        return Ok(());
+impl Setting {
+    fn wanting(key: String, wanted: &str) -> Option<Self> {
+        let was = read(&key)?;
+        (was != wanted).then(|| Self { key, was, wanted: wanted.to_owned() })
     }
-    for name in interfaces("ipv4") {
-        let key = format!("ipv4/conf/{name}/rp_filter");
-        if name != "all" && read(&key).is_some_and(|own| own < all) {
-            set_if_present(&key, &all)?;
+
+    /// Sets it as it should be.
+    pub fn apply(&self) -> Result<(), SysctlError> {
+        set_if_present(&self.key, &self.wanted)
+    }
+
+    /// Sets it as it was, unless somebody has changed it since; whether it did.
+    pub fn restore(&self) -> Result<bool, SysctlError> {
+        // One that was right all along may have followed another that was restored before.
+        if self.was != self.wanted && read(&self.key).as_deref() != Some(&self.wanted) {
+            return Ok(false);
+        }
+        set_if_present(&self.key, &self.was).map(|()| true)
+    }
+}
+
+/// What keeps the node from forwarding between its pods and the world, in the order
+/// in which to set it; undone in reverse order, all is as it was.
+pub fn obstacles_to_forwarding() -> Vec<Setting> {
+    let mut settings = Vec::new();
+    for family in ["ipv4", "ipv6"] {
+        // What is set for all is set for each, so those that differ come first.
+        let all = read(&format!("{family}/conf/all/forwarding"));
+        for name in interfaces(family).filter(|_| all.as_deref() == Some("0")) {
+            let key = format!("{family}/conf/{name}/forwarding");
+            if read(&key).as_deref() == Some("1") {
+                settings.push(Setting { key, was: "1".to_owned(), wanted: "1".to_owned() });
+            }
         }
     }
-    set("ipv4/conf/all/rp_filter", "0")
+    // An interface that takes its IPv6 routes from router advertisements goes on doing
+    // so: with forwarding on, `accept_ra` 1 would mean no.
+    for name in interfaces("ipv6") {
+        if read(&format!("ipv6/conf/{name}/forwarding")).as_deref() == Some("0") {
+            let key = format!("ipv6/conf/{name}/accept_ra");
+            settings.extend(Setting::wanting(key, "2").filter(|setting| setting.was == "1"));
+        }
+    }
+    settings.extend(Setting::wanting("ipv4/ip_forward".to_owned(), "1"));
+    settings.extend(Setting::wanting("ipv6/conf/all/forwarding".to_owned(), "1"));
+    settings
+}
+
+/// What makes the reverse path filter a matter of each interface alone: the kernel
+/// takes the stricter of an interface's setting and that of `all`, so `all` is
+/// lowered and every interface keeps what was in force on it.
+pub fn obstacles_to_local_reverse_path_filter() -> Vec<Setting> {
+    let Some(all) = read("ipv4/conf/all/rp_filter").filter(|all| all != "0") else { return Vec::new() };
+    let mut settings: Vec<_> = interfaces("ipv4")
+        .filter_map(|name| Setting::wanting(format!("ipv4/conf/{name}/rp_filter"), &all))
+        .filter(|setting| setting.was < all)
+        .collect();
+    settings.extend(Setting::wanting("ipv4/conf/all/rp_filter".to_owned(), "0"));
+    settings
 }
 
 /// What every device of ours on the node needs: no reverse path filter, packets
@@ -96,8 +136,9 @@ pub fn read(key: &str) -> Option<String> {
     Some(fs::read_to_string(Path::new("/proc/sys/net").join(key)).ok()?.trim().to_owned())
 }
 
-/// The names under `conf`: interfaces, `all` and `default`.
-fn interfaces(family: &str) -> Vec<String> {
+/// The names of interfaces that have settings.
+fn interfaces(family: &str) -> impl Iterator<Item = String> {
     let entries = fs::read_dir(Path::new("/proc/sys/net").join(family).join("conf")).into_iter().flatten();
-    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter(|name| name != "all")
 }

@@ -239,8 +239,8 @@ impl Model {
     }
 
     /// The Node of this name.
-    pub fn node(&self, key: &ObjectKey) -> Option<&Node> {
-        self.nodes.get(key).map(Arc::as_ref)
+    pub fn node(&self, key: &ObjectKey) -> Option<&Arc<Node>> {
+        self.nodes.get(key)
     }
 
     /// All Nodes, by name.

@@ -18,7 +18,7 @@ fn service(name: &str, port: u16) -> Object {
         external_ips: Vec::new(),
         load_balancer: Vec::new(),
         source_ranges: Vec::new(),
-        has_source_ranges: false,
+        unread_source_ranges: false,
         ports: vec![ServicePort { name: "".into(), protocol: Protocol::Tcp, port, node_port: 0 }],
         affinity_seconds: None,
         internal_policy: TrafficPolicy::Cluster,
@@ -64,6 +64,7 @@ fn pod(name: &str, node: &str) -> Object {
 fn node(name: &str, zone: &str) -> Object {
     Node {
         key: ObjectKey::new("", name),
+        created: 0,
         pod_cidrs: Vec::new(),
         addresses: Vec::new(),
         zone: zone.into(),

@@ -151,8 +151,8 @@ pub struct Service {
     pub load_balancer: Vec<LoadBalancerIngress>,
     /// `spec.loadBalancerSourceRanges`.
     pub source_ranges: Vec<IpNetwork>,
-    /// Some source range was given, though perhaps none could be read.
-    pub has_source_ranges: bool,
+    /// Some source range could not be read: where none of a family could, nobody may come in.
+    pub unread_source_ranges: bool,
     /// `spec.ports`.
     pub ports: Vec<ServicePort>,
     /// `sessionAffinity: ClientIP` and its timeout in seconds.
@@ -282,6 +282,9 @@ pub struct Pod {
 pub struct Node {
     /// Its name; the namespace is "".
     pub key: ObjectKey,
+    /// `metadata.creationTimestamp` in Unix seconds, 0 if unknown: of two Nodes that
+    /// have overlapping podCIDRs, the older keeps its own.
+    pub created: i64,
     /// `spec.podCIDRs` (or `podCIDR`).
     pub pod_cidrs: Vec<IpNetwork>,
     /// `status.addresses` of type InternalIP, then ExternalIP.

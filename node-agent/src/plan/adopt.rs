@@ -7,11 +7,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use datapath::abi::{Backend, BlockRef, FrontendKey, FrontendValue};
+use datapath::abi::{Backend, BlockRef, FrontendKey, FrontendValue, SourceRangeKey};
 
 use super::{
     port::{Block, Port, Slot},
     services::ServicePlan,
+    source_ranges,
 };
 
 /// The services' tables at one moment, with nobody writing to them.
@@ -23,6 +24,8 @@ pub struct Snapshot {
     pub backends: Vec<(u32, Backend)>,
     /// The ids in each block that a frontend names.
     pub blocks: BTreeMap<(u32, u32), Vec<u32>>,
+    /// All source ranges.
+    pub source_ranges: Vec<SourceRangeKey>,
 }
 
 impl Snapshot {
@@ -31,12 +34,13 @@ impl Snapshot {
     pub fn new(
         frontends: Vec<(FrontendKey, FrontendValue)>,
         backends: Vec<(u32, Backend)>,
+        source_ranges: Vec<SourceRangeKey>,
         mut read: impl FnMut(BlockRef) -> Option<Vec<u32>>,
     ) -> Self {
         let named = frontends.iter().flat_map(|(_, value)| [value.internal, value.external]);
         let named: HashSet<BlockRef> = named.filter(|block| block.len > 0).collect();
         let blocks = named.into_iter().filter_map(|block| Some(((block.base, block.len), read(block)?))).collect();
-        Self { frontends, backends, blocks }
+        Self { frontends, backends, blocks, source_ranges }
     }
 }
 
@@ -46,8 +50,9 @@ impl ServicePlan {
     /// aside nothing is known); the first [`apply`](Self::apply) then removes what no
     /// Service wants.
     pub fn adopt(&mut self, snapshot: Snapshot) {
-        let Snapshot { frontends, backends, blocks } = snapshot;
+        let Snapshot { frontends, backends, blocks, source_ranges } = snapshot;
         let services = frontends.iter().map(|(_, v)| v.service).chain(backends.iter().map(|(_, b)| b.service));
+        let services = services.chain(source_ranges.iter().map(|key| key.service));
         self.last_service = services.max().unwrap_or(0);
 
         for (key, value) in frontends {
@@ -94,6 +99,10 @@ impl ServicePlan {
         for (id, backend) in strays {
             let service = self.new_service_id();
             adopted_port(&mut self.ports, service).slots.push(Slot::adopted(id, &backend));
+        }
+        for key in source_ranges.iter().filter(|key| key.service != 0) {
+            adopted_port(&mut self.ports, key.service).source_ranges.adopt(source_ranges::range(key));
+            self.room.adopt_source_range();
         }
         for port in self.ports.values_mut() {
             port.slots.sort_by_key(Slot::place);

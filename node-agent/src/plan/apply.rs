@@ -8,6 +8,7 @@
 use datapath::abi::{Backend, FrontendKey, FrontendValue};
 
 use super::{
+    frontend::Frontend,
     op::{Op, ServiceTables},
     services::ServicePlan,
 };
@@ -33,6 +34,7 @@ impl ServicePlan {
     /// Readers are waited for only under pressure, see [`reclaim`](Self::reclaim).
     pub fn apply<T: ServiceTables>(&mut self, tables: &mut T) -> Outcome<T::Error> {
         let mut outcome = Outcome { written: 0, failed: 0, error: None, retry: false };
+        let source_ranges = self.room.source_ranges();
         for round in [Self::prepare, Self::remove, Self::flip, Self::retire] {
             for op in round(self) {
                 let result = op.perform(tables);
@@ -47,6 +49,10 @@ impl ServicePlan {
             }
         }
         self.forget();
+        if self.room.source_ranges() < source_ranges {
+            // Others may have waited for the room.
+            self.dirty_ports.append(&mut self.short);
+        }
         if (self.room.is_pressing() || !self.short.is_empty())
             && let Err(error) = self.reclaim(tables)
         {
@@ -74,18 +80,16 @@ impl ServicePlan {
         let mut ops = vec![];
         for id in &self.dirty_ports {
             let Some(port) = self.ports.get_mut(id) else { continue };
-            port.prepare(&mut self.room, &mut ops);
-            if port.left_out > 0 {
+            let is_held = |key: &FrontendKey| self.frontends.get(key).is_some_and(|f| f.held_for() == Some(*id));
+            let held: Vec<_> = port.frontends.iter().filter(|f| is_held(&f.key)).copied().collect();
+            port.prepare(&held, &mut self.room, &mut ops);
+            if port.is_short() {
                 self.short.insert(*id)
             } else {
                 self.short.remove(id)
             };
-            for frontend in &port.frontends {
-                let held = self.frontends.get(&frontend.key).is_some_and(|f| f.held_for() == Some(*id));
-                if held && !self.refused.contains(&frontend.key) {
-                    self.dirty_keys.insert(frontend.key);
-                }
-            }
+            let writable = held.iter().map(|f| f.key).filter(|key| !self.refused.contains(key));
+            self.dirty_keys.extend(writable);
         }
         ops
     }
@@ -96,7 +100,7 @@ impl ServicePlan {
         let mut ops = vec![];
         self.dirty_keys.retain(|key| {
             let Some(frontend) = self.frontends.get(key) else { return false };
-            if frontend.holder.is_some() {
+            if frontend.is_wanted() {
                 return true;
             }
             self.refused.remove(key);
@@ -113,28 +117,52 @@ impl ServicePlan {
     /// Third round: each frontend changes over in one write.
     fn flip(&mut self) -> Vec<Op> {
         let mut ops = vec![];
-        let mut present = self.present;
-        for key in std::mem::take(&mut self.dirty_keys) {
-            let Some(value) = self.wanted(&key) else {
-                // It couldn't be removed, or its service port couldn't be prepared.
-                self.dirty_keys.insert(key);
-                continue;
-            };
-            let Some(frontend) = self.frontends.get(&key) else { continue };
-            self.refused.remove(&key);
-            if frontend.is(Some(&value)) {
-                continue;
-            }
-            if !frontend.is_present() {
-                if present >= self.room.capacities().frontends {
-                    self.refused.insert(key);
-                    continue;
-                }
-                present += 1;
-            }
-            ops.push(Op::SetFrontend { key, value });
+        let mut room = self.room.capacities().frontends.saturating_sub(self.present);
+        let keys: Vec<FrontendKey> = std::mem::take(&mut self.dirty_keys).into_iter().collect();
+        for keys in keys.chunk_by(|a, b| a.addr == b.addr) {
+            self.flip_address(keys, &mut room, &mut ops);
         }
         ops
+    }
+
+    /// The dirty frontends of one address. Without the entry for the whole address
+    /// nobody finds the others, so it comes first where room is short; but it is
+    /// written last, lest somebody be refused at a port that is about to come.
+    fn flip_address(&mut self, keys: &[FrontendKey], room: &mut u32, ops: &mut Vec<Op>) {
+        let whole = FrontendKey::whole_address(keys[0].addr);
+        let mut last = None;
+        for key in keys {
+            let is_new = |f: &Frontend| !f.is_present();
+            if *key == whole {
+                last = self.flip_one(key, room);
+            } else if self.refused.contains(&whole) && self.frontends.get(key).is_some_and(is_new) {
+                self.refused.insert(*key);
+            } else {
+                ops.extend(self.flip_one(key, room));
+            }
+        }
+        ops.extend(last);
+    }
+
+    fn flip_one(&mut self, key: &FrontendKey, room: &mut u32) -> Option<Op> {
+        let Some(value) = self.wanted(key) else {
+            // It couldn't be removed, or its service port couldn't be prepared.
+            self.dirty_keys.insert(*key);
+            return None;
+        };
+        let frontend = self.frontends.get(key)?;
+        self.refused.remove(key);
+        if frontend.is(Some(&value)) {
+            return None;
+        }
+        if !frontend.is_present() {
+            if *room == 0 {
+                self.refused.insert(*key);
+                return None;
+            }
+            *room -= 1;
+        }
+        Some(Op::SetFrontend { key: *key, value })
     }
 
     /// Last round: backends that no frontend names any more lose their flags, and
@@ -169,13 +197,12 @@ impl ServicePlan {
 
     /// What a frontend should hold; `None`: nothing, or it can't be said yet.
     fn wanted(&self, key: &FrontendKey) -> Option<FrontendValue> {
-        match self.frontends.get(key)?.held_for()? {
-            0 => Some(FrontendValue::default()),
-            id => {
-                let port = self.ports.get(&id).filter(|p| !p.failed)?;
-                Some(port.value(port.frontends.iter().find(|f| f.key == *key)?))
-            }
+        let frontend = self.frontends.get(key)?;
+        if *key == FrontendKey::whole_address(key.addr) {
+            return Some(FrontendValue { flags: frontend.whole()?, ..FrontendValue::default() });
         }
+        let port = self.ports.get(&frontend.held_for()?).filter(|p| !p.failed)?;
+        Some(port.value(port.frontends.iter().find(|f| f.key == *key)?))
     }
 
     /// Whether every frontend that may name the service port holds what it should,
@@ -203,6 +230,16 @@ impl ServicePlan {
             }
             Op::SetFrontend { key, value } => self.wrote_frontend(key, Some(*value), done),
             Op::DeleteFrontend { key } => self.wrote_frontend(key, None, done),
+            Op::SetSourceRange { key } => {
+                if let Some(port) = self.ports.get_mut(&key.service) {
+                    port.wrote_source_range(key, done);
+                }
+            }
+            Op::DeleteSourceRange { key } => {
+                if let Some(port) = self.ports.get_mut(&key.service) {
+                    port.removed_source_range(key, done, &mut self.room);
+                }
+            }
         }
     }
 
@@ -227,7 +264,7 @@ impl ServicePlan {
         } else if !before.0 && after.0 {
             self.present += 1;
         }
-        if !after.0 && frontend.holder.is_none() {
+        if !after.0 && !frontend.is_wanted() {
             self.frontends.remove(key);
         }
         for id in before.1.iter().filter(|id| !after.1.contains(id)) {

@@ -22,8 +22,10 @@ pub(super) struct Claimant {
 pub(super) struct Claim {
     /// Who claims it.
     pub by: std::sync::Arc<Claimant>,
-    /// For which service port; 0: to reject what goes to a whole address.
+    /// For which service port; 0: it is a whole address.
     pub port: u32,
+    /// Of a whole address: ports that are nobody's are rejected.
+    pub rejects: bool,
 }
 
 /// The claims on a frontend, and its entry in the table.
@@ -33,6 +35,8 @@ pub(super) struct Frontend {
     pub holder: Option<Claim>,
     /// Who would like to have it.
     pub waiting: Vec<Claim>,
+    /// It is a whole address at which the node serves NodePorts.
+    pub node_ports: bool,
     /// What was last written with success.
     pub value: Option<FrontendValue>,
     /// Service ports (0: none) of later writes that failed: the entry may be
@@ -44,6 +48,20 @@ impl Frontend {
     /// The service port that has it.
     pub fn held_for(&self) -> Option<u32> {
         self.holder.as_ref().map(|c| c.port)
+    }
+
+    /// Whether there should be an entry.
+    pub fn is_wanted(&self) -> bool {
+        self.holder.is_some() || self.node_ports
+    }
+
+    /// The flags of a whole address, which its claimants share: one that rejects
+    /// prevails. `None`: there should be no entry.
+    pub fn whole(&self) -> Option<u32> {
+        let rejects = self.holder.iter().chain(&self.waiting).any(|claim| claim.rejects);
+        let unused = if rejects { 0 } else { FrontendValue::PASS_UNUSED };
+        let node_ports = if self.node_ports { FrontendValue::NODE_PORTS } else { 0 };
+        self.is_wanted().then_some(unused | node_ports)
     }
 
     /// Adds a claim; a Service claims a frontend once at a time.

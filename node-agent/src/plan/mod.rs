@@ -1,9 +1,9 @@
 //! Desired minus actual gives ordered, idempotent operations.
 //!
 //! ```text
-//! set_service ─► claims ─► ports ──┐ prepare   write backends, then blocks: nobody sees them yet
-//!                                  │ remove    frontends that nobody wants any more
-//!                                  │ flip      one write makes a frontend name the new block
+//! set_service ─► claims ─► ports ──┐ prepare   write backends, blocks, source ranges: nobody sees them yet
+//!                                  │ remove    frontends that nobody wants any more, whole addresses first
+//!                                  │ flip      one write makes a frontend name the new block; whole addresses last
 //!                                  │ retire    removed backends lose ALIVE, old blocks are set aside
 //!                                  ▼ reclaim   once no reader is left, their room is free again
 //! ```
@@ -20,14 +20,16 @@ mod adopt;
 mod apply;
 mod frontend;
 mod ids;
+mod maglev;
 mod op;
 mod port;
 mod ranges;
 mod room;
 mod services;
+mod source_ranges;
 
 pub use adopt::Snapshot;
 pub use apply::Outcome;
 pub use op::{Op, ServiceTables};
 pub use room::{Capacities, Usage};
-pub use services::ServicePlan;
+pub use services::{NoLocalEndpoints, ServicePlan};

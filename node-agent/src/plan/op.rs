@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use datapath::abi::{Backend, FrontendKey, FrontendValue};
+use datapath::abi::{Backend, FrontendKey, FrontendValue, SourceRangeKey};
 
 /// The services' tables, as the plan needs them.
 ///
@@ -25,6 +25,12 @@ pub trait ServiceTables {
 
     /// Removes a frontend; it is no error if there is none.
     fn delete_frontend(&mut self, key: &FrontendKey) -> Result<(), Self::Error>;
+
+    /// Admits a network's clients to a service port.
+    fn set_source_range(&mut self, key: &SourceRangeKey) -> Result<(), Self::Error>;
+
+    /// Admits them no more; it is no error if they weren't.
+    fn delete_source_range(&mut self, key: &SourceRangeKey) -> Result<(), Self::Error>;
 
     /// Returns when no program run that began before the call can still be running.
     fn wait_for_readers(&mut self) -> Result<(), Self::Error>;
@@ -61,6 +67,16 @@ pub enum Op {
         /// Which.
         key: FrontendKey,
     },
+    /// Admits a network's clients to a service port.
+    SetSourceRange {
+        /// Which, and to which.
+        key: SourceRangeKey,
+    },
+    /// Admits them no more.
+    DeleteSourceRange {
+        /// Which, and to which.
+        key: SourceRangeKey,
+    },
 }
 
 impl Op {
@@ -71,6 +87,8 @@ impl Op {
             Self::WriteBlock { base, ids, .. } => tables.write_block(*base, ids),
             Self::SetFrontend { key, value } => tables.set_frontend(key, value),
             Self::DeleteFrontend { key } => tables.delete_frontend(key),
+            Self::SetSourceRange { key } => tables.set_source_range(key),
+            Self::DeleteSourceRange { key } => tables.delete_source_range(key),
         }
     }
 }

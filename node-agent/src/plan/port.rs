@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use datapath::abi::{Addr, Backend, Be16, BlockRef, Family, FrontendKey, FrontendValue};
+use datapath::abi::{Addr, Backend, Be16, BlockRef, Family, FrontendKey, FrontendValue, SourceRangeKey};
 
-use super::{frontend::Claimant, op::Op, room::Room};
+use super::{frontend::Claimant, maglev, op::Op, room::Room, services::NoLocalEndpoints, source_ranges::PortRanges};
 use crate::compile::{CompiledEndpoint, CompiledFrontend, CompiledPort, EndpointSet};
 
 /// An endpoint that is wanted, or was and may still be named.
@@ -80,12 +80,19 @@ pub(super) struct Port {
     pub blocks: Vec<Block>,
     /// The blocks that they should name: for the Cluster set, for the Local set.
     current: [BlockRef; 2],
+    /// The same as Maglev tables, where there are such.
+    tables: [BlockRef; 2],
+    pub source_ranges: PortRanges,
+    /// Some frontend that it holds asks for source ranges.
+    restricted: bool,
     /// Frontends whose entries may name this port.
     pub named_by: Vec<FrontendKey>,
     /// A write failed in this round.
     pub failed: bool,
     /// How many endpoints had no room.
-    pub left_out: usize,
+    left_out: usize,
+    /// A Maglev table had no room.
+    no_table: bool,
 }
 
 impl Port {
@@ -101,9 +108,13 @@ impl Port {
             slots: vec![],
             blocks: vec![],
             current: [BlockRef::default(); 2],
+            tables: [BlockRef::default(); 2],
+            source_ranges: PortRanges::default(),
+            restricted: false,
             named_by: vec![],
             failed: false,
             left_out: 0,
+            no_table: false,
         }
     }
 
@@ -115,6 +126,7 @@ impl Port {
         self.identity = compiled.identity();
         (self.usable, self.affinity_seconds) = header;
         self.frontends = compiled.frontends;
+        changed |= self.source_ranges.want(&compiled.source_ranges);
 
         let mut slots = Vec::with_capacity(compiled.endpoints.len());
         let mut old = std::mem::take(&mut self.slots).into_iter().peekable();
@@ -156,6 +168,7 @@ impl Port {
         self.claimant = None;
         self.frontends.clear();
         self.slots.iter_mut().for_each(|slot| slot.want = 0);
+        self.source_ranges.want(&[]);
     }
 
     /// Takes over what an earlier plan left in the tables for this service port. To
@@ -164,6 +177,7 @@ impl Port {
         self.id = left.id;
         self.blocks = left.blocks;
         self.named_by = left.named_by;
+        self.source_ranges.inherit(left.source_ranges);
         for slot in left.slots {
             match self.slots.binary_search_by_key(&slot.place(), Slot::place) {
                 Ok(i) => {
@@ -178,27 +192,79 @@ impl Port {
     pub fn value(&self, frontend: &CompiledFrontend) -> FrontendValue {
         let drops = |set, flag| if self.usable && self.is_empty(set) { flag } else { 0 };
         let local = |set, flag| if set == EndpointSet::Local { flag } else { 0 };
+        let mut flags = frontend.flags
+            | drops(frontend.internal, FrontendValue::DROP_INTERNAL)
+            | drops(frontend.external, FrontendValue::DROP_EXTERNAL)
+            | local(frontend.internal, FrontendValue::INTERNAL_LOCAL)
+            | local(frontend.external, FrontendValue::EXTERNAL_LOCAL);
+        let mut external = self.current[frontend.external as usize];
+        let table = self.tables[frontend.external as usize];
+        if frontend.flags & FrontendValue::MAGLEV != 0 {
+            match table.len {
+                0 => flags &= !FrontendValue::MAGLEV,
+                _ => external = table,
+            }
+        }
         FrontendValue {
             service: self.id,
-            flags: drops(frontend.internal, FrontendValue::DROP_INTERNAL)
-                | drops(frontend.external, FrontendValue::DROP_EXTERNAL)
-                | local(frontend.internal, FrontendValue::INTERNAL_LOCAL)
-                | local(frontend.external, FrontendValue::EXTERNAL_LOCAL),
+            flags,
             internal: self.current[frontend.internal as usize],
-            external: self.current[frontend.external as usize],
+            external,
             affinity_seconds: self.affinity_seconds,
             pad: 0,
         }
     }
 
+    /// Whether policies that want endpoints here find them elsewhere only.
+    pub fn no_local_endpoints(&self) -> NoLocalEndpoints {
+        let is_without = self.usable && self.is_empty(EndpointSet::Local);
+        let wants = |external: bool| {
+            is_without
+                && self
+                    .frontends
+                    .iter()
+                    .any(|f| f.external == EndpointSet::Local && (f.flags & FrontendValue::EXTERNAL != 0) == external)
+        };
+        NoLocalEndpoints { internal: wants(false).into(), external: wants(true).into() }
+    }
+
+    /// Whether something found no room.
+    pub fn is_short(&self) -> bool {
+        self.left_out > 0 || self.no_table || self.source_ranges.left_out > 0
+    }
+
+    /// What found no room, and what becomes of it.
+    pub fn shortages(&self) -> Vec<String> {
+        let number = self.identity.2;
+        let mut shortages = vec![];
+        if self.left_out > 0 {
+            let count = self.left_out;
+            shortages.push(format!("{count} endpoints of port {number} are left out: the tables of backends are full"));
+        }
+        if self.no_table {
+            shortages.push(format!(
+                "port {number} is balanced at random: the tables of backends have no room for its Maglev table"
+            ));
+        }
+        if self.source_ranges.left_out > 0 {
+            let count = self.source_ranges.left_out;
+            shortages.push(format!(
+                "{count} source ranges of port {number} are left out and not served: the table of source ranges is full"
+            ));
+        }
+        shortages
+    }
+
     /// Whether nothing is left that would need this record.
     pub fn is_gone(&self) -> bool {
-        self.claimant.is_none() && self.slots.is_empty() && self.blocks.is_empty() && self.named_by.is_empty()
+        let has_entries = !self.slots.is_empty() || !self.blocks.is_empty() || !self.source_ranges.is_empty();
+        self.claimant.is_none() && !has_entries && self.named_by.is_empty()
     }
 
     /// Gives backends and blocks to what is wanted, and says what to write before
     /// any frontend names them. A backend that is already named only gains flags.
-    pub fn prepare(&mut self, room: &mut Room, ops: &mut Vec<Op>) {
+    /// `held` are those of its frontends that no other Service has.
+    pub fn prepare(&mut self, held: &[CompiledFrontend], room: &mut Room, ops: &mut Vec<Op>) {
         self.failed = false;
         self.left_out = 0;
         for i in 0..self.slots.len() {
@@ -220,8 +286,15 @@ impl Port {
                 ops.push(slot.write(self.id, slot.written | want, room));
             }
         }
+        self.restricted = held.iter().any(|f| f.flags & FrontendValue::SOURCE_RANGES != 0);
+        self.source_ranges.prepare(self.id, self.restricted, room, ops);
+        self.no_table = false;
         for set in [EndpointSet::Cluster, EndpointSet::Local] {
-            let used = self.held > 0 && self.frontends.iter().any(|f| f.internal == set || f.external == set);
+            let is_hashed = |f: &CompiledFrontend| f.external == set && f.flags & FrontendValue::MAGLEV != 0;
+            let table = if held.iter().any(is_hashed) { self.table(set, room, ops) } else { BlockRef::default() };
+            self.tables[set as usize] = table;
+            let is_plain = |f: &CompiledFrontend| f.external == set && (table.len == 0 || !is_hashed(f));
+            let used = held.iter().any(|f| f.internal == set || is_plain(f));
             self.current[set as usize] = if used { self.block(set, room, ops) } else { BlockRef::default() };
         }
     }
@@ -235,8 +308,9 @@ impl Port {
                 ops.push(slot.write(self.id, want, room));
             }
         }
+        self.source_ranges.retire(self.id, self.restricted, ops);
         self.blocks.retain(|block| {
-            let keep = self.current.contains(&block.at);
+            let keep = self.current.contains(&block.at) || self.tables.contains(&block.at);
             if !keep {
                 room.set_aside_block(block.at);
             }
@@ -268,8 +342,21 @@ impl Port {
         }
     }
 
-    /// Forgets endpoints that are neither wanted nor in the tables.
+    /// A source range was added, or may have been.
+    pub fn wrote_source_range(&mut self, key: &SourceRangeKey, done: bool) {
+        self.failed |= !done;
+        self.source_ranges.wrote(key, done);
+    }
+
+    /// A source range was removed, or may have been.
+    pub fn removed_source_range(&mut self, key: &SourceRangeKey, done: bool, room: &mut Room) {
+        self.failed |= !done;
+        self.source_ranges.removed(key, done, room);
+    }
+
+    /// Forgets what is neither wanted nor in the tables.
     pub fn sweep(&mut self) {
+        self.source_ranges.sweep();
         self.slots.retain(|slot| slot.want != 0 || slot.id != 0);
     }
 
@@ -282,11 +369,15 @@ impl Port {
         !self.slots.iter().any(|slot| slot.want != 0 && slot.is_in(set))
     }
 
+    /// The backends of a set that have ids, by address and port.
+    fn members(&self, set: EndpointSet) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().filter(move |s| s.want != 0 && s.id != 0 && s.is_in(set))
+    }
+
     /// The block with a set's backends: one that is there, or a new one. Where the
     /// table has no room for all, as many as fit.
     fn block(&mut self, set: EndpointSet, room: &mut Room, ops: &mut Vec<Op>) -> BlockRef {
-        let members = self.slots.iter().filter(|s| s.want != 0 && s.id != 0 && s.is_in(set));
-        let ids: Vec<u32> = members.map(|s| s.id).collect();
+        let ids: Vec<u32> = self.members(set).map(|s| s.id).collect();
         let mut fitting = ids.len();
         while fitting > 0 {
             // What is there already may hold a part of the ids, if more didn't fit before.
@@ -295,17 +386,39 @@ impl Port {
                 self.left_out = self.left_out.max(ids.len() - block.ids.len());
                 return block.at;
             }
-            if let Some(at) = room.ranges.allocate(fitting as u32) {
+            if let Some(at) = self.new_block(&ids[..fitting], room, ops) {
                 self.left_out = self.left_out.max(ids.len() - fitting);
-                let ids: Arc<[u32]> = ids[..fitting].into();
-                ops.push(Op::WriteBlock { service: self.id, base: at.base, ids: ids.clone() });
-                self.blocks.push(Block { at, ids });
                 return at;
             }
             fitting /= 2;
         }
         self.left_out = self.left_out.max(ids.len());
         BlockRef::default()
+    }
+
+    /// The Maglev table of a set's backends, as a block; of length 0: the set is
+    /// empty, or there is no room.
+    fn table(&mut self, set: EndpointSet, room: &mut Room, ops: &mut Vec<Op>) -> BlockRef {
+        let (ids, places): (Vec<u32>, Vec<_>) = self.members(set).map(|s| (s.id, (s.addr, s.port))).unzip();
+        let ids: Vec<u32> = maglev::table(&places).into_iter().map(|backend| ids[backend]).collect();
+        if ids.is_empty() {
+            return BlockRef::default();
+        }
+        if let Some(block) = self.blocks.iter().find(|b| *b.ids == *ids) {
+            return block.at;
+        }
+        self.new_block(&ids, room, ops).unwrap_or_else(|| {
+            self.no_table = true;
+            BlockRef::default()
+        })
+    }
+
+    fn new_block(&mut self, ids: &[u32], room: &mut Room, ops: &mut Vec<Op>) -> Option<BlockRef> {
+        let at = room.ranges.allocate(ids.len() as u32)?;
+        let ids: Arc<[u32]> = ids.into();
+        ops.push(Op::WriteBlock { service: self.id, base: at.base, ids: ids.clone() });
+        self.blocks.push(Block { at, ids });
+        Some(at)
     }
 }
 

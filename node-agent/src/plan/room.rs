@@ -14,12 +14,19 @@ pub struct Capacities {
     pub backends: u32,
     /// Backend ids in blocks.
     pub blocks: u32,
+    /// Source ranges.
+    pub source_ranges: u32,
 }
 
 impl Default for Capacities {
     /// Those of the tables as they are compiled into the programs.
     fn default() -> Self {
-        Self { frontends: capacity::FRONTENDS, backends: capacity::BACKENDS, blocks: capacity::BLOCKS }
+        Self {
+            frontends: capacity::FRONTENDS,
+            backends: capacity::BACKENDS,
+            blocks: capacity::BLOCKS,
+            source_ranges: capacity::SOURCE_RANGES,
+        }
     }
 }
 
@@ -32,6 +39,8 @@ pub struct Usage {
     pub backends: u32,
     /// Backend ids in blocks.
     pub blocks: u32,
+    /// Source ranges.
+    pub source_ranges: u32,
 }
 
 /// Waiting for readers takes milliseconds in which no change gets through, so it
@@ -46,6 +55,7 @@ pub(super) struct Room {
     waiting_ids: Vec<u32>,
     waiting_blocks: Vec<BlockRef>,
     waiting_entries: u32,
+    source_ranges: u32,
     capacities: Capacities,
 }
 
@@ -57,6 +67,7 @@ impl Room {
             waiting_ids: vec![],
             waiting_blocks: vec![],
             waiting_entries: 0,
+            source_ranges: 0,
             capacities,
         }
     }
@@ -92,6 +103,34 @@ impl Room {
         self.waiting_blocks.drain(..).for_each(|block| self.ranges.release(block));
         self.waiting_entries = 0;
         Ok(())
+    }
+
+    /// Takes room for a source range, if there is any.
+    pub fn take_source_range(&mut self) -> bool {
+        let fits = self.source_ranges < self.capacities.source_ranges;
+        self.source_ranges += u32::from(fits);
+        fits
+    }
+
+    /// The table holds a source range already.
+    pub fn adopt_source_range(&mut self) {
+        self.source_ranges += 1;
+    }
+
+    /// A source range is gone from the table.
+    pub fn give_source_range(&mut self) {
+        self.source_ranges -= 1;
+    }
+
+    /// How many source ranges the table may hold.
+    pub fn source_ranges(&self) -> u32 {
+        self.source_ranges
+    }
+
+    /// How many entries are taken; of frontends the caller knows.
+    pub fn usage(&self, frontends: u32) -> Usage {
+        let (backends, blocks) = (self.ids.used(), self.ranges.used());
+        Usage { frontends, backends, blocks, source_ranges: self.source_ranges }
     }
 
     pub fn capacities(&self) -> Capacities {

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use datapath::abi::{Addr, FrontendKey, protocol};
+use datapath::abi::{Addr, Family, FrontendKey, protocol};
 
 use super::{
     frontend::{Claim, Claimant, Frontend},
@@ -17,7 +17,7 @@ use super::{
     room::{Capacities, Room, Usage},
 };
 use crate::{
-    compile::CompiledService,
+    compile::{CompiledAddress, CompiledService},
     model::{change::Problem, objects::ObjectKey},
 };
 
@@ -45,13 +45,26 @@ pub struct ServicePlan {
     pub(super) short: BTreeSet<u32>,
     /// Frontends with more than one claimant.
     contested: BTreeSet<FrontendKey>,
+    /// Services that say what can't be.
+    wrong: BTreeMap<ObjectKey, Vec<String>>,
+    node_addresses: BTreeSet<Addr>,
+    pub(super) no_local: NoLocalEndpoints,
+}
+
+/// How many service ports have endpoints, but none here where a policy wants that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoLocalEndpoints {
+    /// By `internalTrafficPolicy: Local`.
+    pub internal: u32,
+    /// By `externalTrafficPolicy: Local`.
+    pub external: u32,
 }
 
 #[derive(Debug)]
 pub(super) struct ServiceState {
     claimant: Arc<Claimant>,
     pub ports: Vec<u32>,
-    addresses: Vec<Addr>,
+    addresses: Vec<CompiledAddress>,
 }
 
 impl ServicePlan {
@@ -71,13 +84,20 @@ impl ServicePlan {
             refused: BTreeSet::new(),
             short: BTreeSet::new(),
             contested: BTreeSet::new(),
+            wrong: BTreeMap::new(),
+            node_addresses: BTreeSet::new(),
+            no_local: NoLocalEndpoints::default(),
         }
     }
 
     /// The Service is to be as compiled from now on; `None`: it is gone. Nothing
     /// is written before [`apply`](Self::apply).
     pub fn set_service(&mut self, key: &ObjectKey, compiled: Option<CompiledService>) {
-        let compiled = compiled.unwrap_or_default();
+        let mut compiled = compiled.unwrap_or_default();
+        match compiled.problems.is_empty() {
+            true => self.wrong.remove(key),
+            false => self.wrong.insert(key.clone(), std::mem::take(&mut compiled.problems)),
+        };
         let old = self.services.remove(key);
         if old.is_none() && compiled.is_empty() {
             return;
@@ -98,13 +118,16 @@ impl ServicePlan {
             let id = old_ports.iter().find(is_it).copied().unwrap_or_else(|| self.new_service_id());
             let state = self.ports.entry(id).or_insert_with(|| Port::new(id));
             state.claimant = Some(claimant.clone());
+            self.no_local.subtract(state.no_local_endpoints());
             if state.want(port) {
                 self.dirty_ports.insert(id);
             }
+            self.no_local.add(state.no_local_endpoints());
             ports.push(id);
         }
         for id in old_ports.iter().filter(|id| !ports.contains(id)) {
             if let Some(port) = self.ports.get_mut(id) {
+                self.no_local.subtract(port.no_local_endpoints());
                 port.abandon();
                 self.dirty_ports.insert(*id);
             }
@@ -112,33 +135,57 @@ impl ServicePlan {
 
         let state = ServiceState { claimant: claimant.clone(), ports, addresses: compiled.addresses };
         let claims = self.claims(&state);
+        let claim = |(_, port, rejects): &(FrontendKey, u32, bool)| Claim {
+            by: claimant.clone(),
+            port: *port,
+            rejects: *rejects,
+        };
         if let Some(old_claimant) = old_claimant {
             let same = Arc::ptr_eq(&old_claimant, &claimant);
-            for claim in old_claims.iter().filter(|c| !same || claims.binary_search(c).is_err()) {
-                self.contest(claim.0, |frontend| frontend.release(&old_claimant));
+            for gone in old_claims.iter().filter(|c| !same || claims.binary_search(c).is_err()) {
+                self.contest(gone.0, |frontend| frontend.release(&old_claimant));
             }
-            for claim in claims.iter().filter(|c| !same || old_claims.binary_search(c).is_err()) {
-                self.contest(claim.0, |frontend| frontend.claim(Claim { by: claimant.clone(), port: claim.1 }));
+            for new in claims.iter().filter(|c| !same || old_claims.binary_search(c).is_err()) {
+                self.contest(new.0, |frontend| frontend.claim(claim(new)));
             }
         } else {
-            for claim in claims {
-                self.contest(claim.0, |frontend| frontend.claim(Claim { by: claimant.clone(), port: claim.1 }));
-            }
+            claims.iter().for_each(|new| self.contest(new.0, |frontend| frontend.claim(claim(new))));
         }
         if !state.ports.is_empty() || !state.addresses.is_empty() {
             self.services.insert(key.clone(), state);
         }
     }
 
+    /// These are the node's addresses that have NodePorts from now on; whether that is
+    /// news. Nothing is written before [`apply`](Self::apply).
+    pub fn set_node_addresses(&mut self, addresses: BTreeSet<Addr>) -> bool {
+        let changed: Vec<Addr> = self.node_addresses.symmetric_difference(&addresses).copied().collect();
+        for addr in &changed {
+            let node_ports = addresses.contains(addr);
+            self.contest(FrontendKey::whole_address(*addr), |frontend| frontend.node_ports = node_ports);
+        }
+        self.node_addresses = addresses;
+        !changed.is_empty()
+    }
+
     /// How much of the tables is taken.
     pub fn usage(&self) -> Usage {
-        Usage { frontends: self.present, backends: self.room.ids.used(), blocks: self.room.ranges.used() }
+        self.room.usage(self.present)
+    }
+
+    /// Service ports whose endpoints are all elsewhere, where a policy wants them here.
+    pub fn no_local_endpoints(&self) -> NoLocalEndpoints {
+        self.no_local
     }
 
     /// What can't be as the Services want it, one for each Service concerned, in
     /// their order: frontends that another Service has, and what finds no room.
     pub fn problems(&self) -> Vec<Problem> {
         let mut by_service: BTreeMap<&ObjectKey, Vec<String>> = BTreeMap::new();
+        let mut of_node = vec![];
+        for (key, messages) in &self.wrong {
+            by_service.entry(key).or_default().extend(messages.iter().cloned());
+        }
         for key in &self.contested {
             let Some(frontend) = self.frontends.get(key) else { continue };
             let Some(holder) = &frontend.holder else { continue };
@@ -151,24 +198,24 @@ impl ServicePlan {
             }
         }
         for key in &self.refused {
-            if let Some(holder) = self.frontends.get(key).and_then(|f| f.holder.as_ref()) {
-                by_service.entry(&holder.by.key).or_default().push(format!(
-                    "{} is left out: the table of frontends is full ({} entries)",
-                    describe(key),
-                    self.room.capacities().frontends
-                ));
+            let full = format!("the table of frontends is full ({} entries)", self.room.capacities().frontends);
+            match self.frontends.get(key).and_then(|f| f.holder.as_ref()) {
+                Some(holder) => {
+                    let message = format!("{} is left out: {full}", describe(key));
+                    by_service.entry(&holder.by.key).or_default().push(message);
+                }
+                None => of_node.push(Problem { subject: format!("NodePorts at {}", key.addr), message: full }),
             }
         }
         for port in self.short.iter().filter_map(|id| self.ports.get(id)) {
             if let Some(claimant) = &port.claimant {
-                by_service.entry(&claimant.key).or_default().push(format!(
-                    "{} endpoints of port {} are left out: the tables of backends are full",
-                    port.left_out, port.identity.2
-                ));
+                by_service.entry(&claimant.key).or_default().extend(port.shortages());
             }
         }
         let subject = |key| format!("Service {key}");
-        by_service.into_iter().map(|(key, m)| Problem { subject: subject(key), message: m.join("; ") }).collect()
+        let of_services =
+            by_service.into_iter().map(|(key, m)| Problem { subject: subject(key), message: m.join("; ") });
+        of_node.into_iter().chain(of_services).collect()
     }
 
     /// A service id that nobody goes by. Ids come back only when all others were
@@ -182,11 +229,11 @@ impl ServicePlan {
         }
     }
 
-    /// All that a Service claims, and for which service port, sorted.
-    fn claims(&self, state: &ServiceState) -> Vec<(FrontendKey, u32)> {
+    /// All that a Service claims, for which service port, and whether it rejects; sorted.
+    fn claims(&self, state: &ServiceState) -> Vec<(FrontendKey, u32, bool)> {
         let ports = state.ports.iter().filter_map(|id| self.ports.get(id));
-        let ported = ports.flat_map(|p| p.frontends.iter().map(|f| (f.key, p.id)));
-        let whole = state.addresses.iter().map(|addr| (FrontendKey::whole_address(*addr), 0));
+        let ported = ports.flat_map(|p| p.frontends.iter().map(|f| (f.key, p.id, false)));
+        let whole = state.addresses.iter().map(|a| (FrontendKey::whole_address(a.addr), 0, a.rejects));
         let mut claims: Vec<_> = ported.chain(whole).collect();
         claims.sort_unstable();
         claims
@@ -194,12 +241,14 @@ impl ServicePlan {
 
     /// Changes the claims on a frontend and marks what that touches.
     fn contest(&mut self, key: FrontendKey, change: impl FnOnce(&mut Frontend)) {
+        let is_whole = key == FrontendKey::whole_address(key.addr);
+        let state = |frontend: &Frontend| (frontend.held_for(), frontend.whole().filter(|_| is_whole));
         let frontend = self.frontends.entry(key).or_default();
-        let before = frontend.held_for();
+        let before = state(frontend);
         change(frontend);
-        let after = frontend.held_for();
-        // Two that reject the same address want the same.
-        if !frontend.waiting.is_empty() && key != FrontendKey::whole_address(key.addr) {
+        let after = state(frontend);
+        // Claimants of a whole address share it.
+        if !frontend.waiting.is_empty() && !is_whole {
             self.contested.insert(key);
         } else {
             self.contested.remove(&key);
@@ -208,7 +257,7 @@ impl ServicePlan {
             return;
         }
         self.dirty_keys.insert(key);
-        for (id, change) in [(before, -1), (after, 1)] {
+        for (id, change) in [(before.0, -1), (after.0, 1)] {
             if let Some(port) = id.and_then(|id| self.ports.get_mut(&id)) {
                 port.held = port.held.saturating_add_signed(change);
                 self.dirty_ports.insert(port.id);
@@ -217,12 +266,28 @@ impl ServicePlan {
     }
 }
 
+impl NoLocalEndpoints {
+    fn add(&mut self, other: Self) {
+        self.internal += other.internal;
+        self.external += other.external;
+    }
+
+    fn subtract(&mut self, other: Self) {
+        self.internal -= other.internal;
+        self.external -= other.external;
+    }
+}
+
 fn describe(key: &FrontendKey) -> String {
     let protocol = match key.protocol {
         protocol::TCP => "TCP",
         protocol::UDP => "UDP",
         protocol::SCTP => "SCTP",
-        _ => return format!("the rejection of unused ports of {}", key.addr),
+        _ => return format!("the address {}", key.addr),
     };
+    if key.addr.is_unspecified() {
+        let family = if key.addr.family() == Family::V4 { "IPv4" } else { "IPv6" };
+        return format!("NodePort {} {protocol} ({family})", key.port);
+    }
     format!("{} {protocol}", SocketAddr::new(IpAddr::from(key.addr), key.port.get()))
 }

@@ -109,8 +109,8 @@ impl Node {
             netlink.set_up(lo).await?;
             netlink.add_address(lo, "192.0.2.1".parse().unwrap(), 32).await?;
             netlink.add_address(lo, "2001:db8::1".parse().unwrap(), 128).await?;
-            sysctl::localize_reverse_path_filter().unwrap();
-            sysctl::enable_forwarding().unwrap();
+            sysctl::obstacles_to_local_reverse_path_filter().iter().for_each(|setting| setting.apply().unwrap());
+            sysctl::obstacles_to_forwarding().iter().for_each(|setting| setting.apply().unwrap());
             Ok(())
         });
         node.start_agent();

@@ -6,8 +6,11 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use namespace::{Namespace, privileged};
+use node_agent::agent::settings;
 use node_agent::kernel::{
-    netlink::{HOST_DEVICE, HOST_DEVICE_PEER, NetlinkError, Route, VethEnd},
+    netlink::{
+        Event, Events, HOST_DEVICE, HOST_DEVICE_PEER, NetlinkError, OVERLAY_DEVICE, Route, UplinkChoice, VethEnd,
+    },
     netns::{Netns, current_cookie},
     sysctl,
 };
@@ -128,18 +131,24 @@ fn uplinks_carry_the_default_route_or_a_node_address() {
         netlink.add_address(index("up1").await?, ip("203.0.113.7"), 24).await?;
         netlink.add_address(index("up1").await?, ip("2001:db8::7"), 64).await?;
         netlink.add_address(index("other0").await?, ip("10.9.9.9"), 24).await?;
-        assert_eq!(netlink.uplinks(&[]).await?, []);
+        assert_eq!(netlink.uplinks(UplinkChoice::Carrying(&[])).await?, []);
         netlink.set_route(&Route::default_via(ip("198.51.100.1"), index("up0").await?)).await?;
-        let uplinks = netlink.uplinks(&[ip("2001:db8::7")]).await?;
+        let uplinks = netlink.uplinks(UplinkChoice::Carrying(&[ip("2001:db8::7")])).await?;
         let described: Vec<_> =
-            uplinks.iter().map(|u| (u.link.name.as_str(), u.default_route, u.addresses.clone())).collect();
+            uplinks.iter().map(|u| (u.link.name.as_str(), u.on_link.clone(), u.addresses.clone())).collect();
         assert_eq!(
             described,
             [
-                ("up0", true, vec![(ip("198.51.100.7"), 24)]),
-                ("up1", false, vec![(ip("203.0.113.7"), 24), (ip("2001:db8::7"), 64)]),
+                ("up0", vec![network("198.51.100.0/24")], vec![(ip("198.51.100.7"), 24)]),
+                (
+                    "up1",
+                    vec![network("203.0.113.0/24"), network("2001:db8::/64")],
+                    vec![(ip("203.0.113.7"), 24), (ip("2001:db8::7"), 64)]
+                ),
             ]
         );
+        let these = netlink.uplinks(UplinkChoice::These(&[index("other0").await?])).await?;
+        assert_eq!(these.iter().map(|uplink| uplink.link.name.as_str()).collect::<Vec<_>>(), ["other0"]);
         Ok(())
     });
 }
@@ -159,11 +168,11 @@ fn lowering_the_filter_of_all_changes_nobody_else() {
         for (key, value) in [("all", "1"), ("a", "2"), ("b", "0")] {
             sysctl::set(&format!("ipv4/conf/{key}/rp_filter"), value).unwrap();
         }
-        sysctl::localize_reverse_path_filter().unwrap();
+        sysctl::obstacles_to_local_reverse_path_filter().iter().for_each(|setting| setting.apply().unwrap());
         for (key, expected) in [("all", "0"), ("a", "2"), ("b", "1")] {
             assert_eq!(read(&format!("ipv4/conf/{key}/rp_filter")), expected, "{key}");
         }
-        sysctl::enable_forwarding().unwrap();
+        sysctl::obstacles_to_forwarding().iter().for_each(|setting| setting.apply().unwrap());
         assert_eq!((read("ipv4/ip_forward"), read("ipv6/conf/all/forwarding")), ("1".to_owned(), "1".to_owned()));
         let error = sysctl::set("ipv4/conf/nonexistent/rp_filter", "0").unwrap_err().to_string();
         assert!(error.contains("/proc/sys/net/ipv4/conf/nonexistent/rp_filter"), "{error}");
@@ -183,4 +192,160 @@ fn namespaces_are_told_apart() {
     assert_eq!(in_a.cookie().unwrap(), a.run(|| current_cookie().unwrap()));
     assert!(in_a.run(|| Netns::current().unwrap().is_same(&in_a)).unwrap());
     assert!(!Netns::current().unwrap().is_same(&in_a), "the caller stays where it was");
+}
+
+#[test]
+fn what_was_set_is_restored_as_it_was() {
+    if !privileged() {
+        return;
+    }
+    let node = Namespace::new();
+    node.netlink(async |netlink| {
+        let end = VethEnd { name: "a", mac: MACS[0], mtu: 1500 };
+        netlink.add_veth(&end, &VethEnd { name: "b", mac: MACS[1], mtu: 1500 }, None).await
+    });
+    node.run(|| {
+        let settings = [
+            ("ipv4/ip_forward", "0"),
+            ("ipv4/conf/a/forwarding", "1"),
+            ("ipv4/conf/all/rp_filter", "1"),
+            ("ipv4/conf/a/rp_filter", "2"),
+            ("ipv4/conf/b/rp_filter", "0"),
+            ("ipv6/conf/all/forwarding", "0"),
+            ("ipv6/conf/a/forwarding", "1"),
+            ("ipv6/conf/b/accept_ra", "1"),
+        ];
+        for (key, value) in settings {
+            sysctl::set(key, value).unwrap();
+        }
+        let run_dir = tempfile::tempdir().unwrap();
+        settings::prepare(run_dir.path()).unwrap();
+        assert_eq!(read("ipv6/conf/b/accept_ra"), "2", "routes are still taken from advertisements");
+        assert_eq!(read("ipv4/conf/b/forwarding"), "1");
+        // As a restarted agent would.
+        settings::prepare(run_dir.path()).unwrap();
+        let restored = settings::restore(run_dir.path()).unwrap();
+        assert!(restored.contains(&"setting ipv4/ip_forward = 1".to_owned()), "{restored:?}");
+        for (key, value) in settings {
+            assert_eq!(read(key), value, "{key}");
+        }
+
+        settings::prepare(run_dir.path()).unwrap();
+        sysctl::set("ipv4/conf/all/rp_filter", "2").unwrap();
+        settings::restore(run_dir.path()).unwrap();
+        assert_eq!(read("ipv4/conf/all/rp_filter"), "2", "what somebody else has set since stays");
+    });
+}
+
+#[test]
+fn the_overlay_device_is_made_once_and_recognised() {
+    if !privileged() {
+        return;
+    }
+    Namespace::new().netlink(async |netlink| {
+        assert_eq!(netlink.find_overlay().await?, None);
+        let made = netlink.overlay(1450).await?;
+        assert!(!made.up, "programs are attached first");
+        netlink.set_up(made.index).await?;
+        let again = netlink.overlay(1430).await?;
+        assert_eq!((again.index, again.up), (made.index, true));
+        assert_eq!(netlink.find_overlay().await?.unwrap().mtu, 1430);
+        assert!(netlink.addresses().await?.is_empty(), "the kernel makes up no addresses for it");
+        assert!(netlink.delete_overlay().await?);
+        assert!(!netlink.delete_overlay().await?);
+
+        let end = VethEnd { name: OVERLAY_DEVICE, mac: MACS[0], mtu: 1500 };
+        netlink.add_veth(&end, &VethEnd { name: "x", mac: MACS[1], mtu: 1500 }, None).await?;
+        assert!(matches!(netlink.overlay(1450).await, Err(NetlinkError::Foreign { .. })));
+        assert!(!netlink.delete_overlay().await?, "somebody else's stays");
+        assert!(netlink.link(OVERLAY_DEVICE).await?.is_some());
+        Ok(())
+    });
+}
+
+#[test]
+fn routes_are_made_by_the_hundred_and_others_are_left() {
+    if !privileged() {
+        return;
+    }
+    Namespace::new().netlink(async |netlink| {
+        let end = VethEnd { name: "a", mac: MACS[0], mtu: 1500 };
+        netlink.add_veth(&end, &VethEnd { name: "b", mac: MACS[1], mtu: 1500 }, None).await?;
+        let [a, b] = [netlink.link("a").await?.unwrap().index, netlink.link("b").await?.unwrap().index];
+        for index in [a, b] {
+            netlink.set_up(index).await?;
+        }
+        netlink.add_address(a, ip("192.0.2.1"), 24).await?;
+        netlink.add_address(a, ip("2001:db8::1"), 64).await?;
+        let mut routes: Vec<Route> = (0..250)
+            .flat_map(|i| {
+                let v4 = Route {
+                    gateway: Some(ip("192.0.2.2")),
+                    ..Route::to_network(network(&format!("10.1.{i}.0/24")), a)
+                };
+                let via_v6 = Route {
+                    gateway: Some(ip("2001:db8::2")),
+                    ..Route::to_network(network(&format!("10.2.{i}.0/24")), a)
+                };
+                let v6 = Route {
+                    gateway: Some(ip("2001:db8::2")),
+                    source: Some(ip("2001:db8::1")),
+                    mtu: Some(1430),
+                    ..Route::to_network(network(&format!("fd00:{i:x}::/64")), a)
+                };
+                [v4, via_v6, v6]
+            })
+            .collect();
+        let began = std::time::Instant::now();
+        assert!(netlink.set_routes(&routes).await.iter().all(Result::is_ok));
+        println!("{} routes took {:?}", routes.len(), began.elapsed());
+        let mut standing = netlink.standing_routes().await?;
+        standing.ours.sort();
+        routes.sort();
+        assert_eq!(standing.ours, routes);
+        assert!(standing.foreign.contains(&network("192.0.2.0/24")), "{:?}", standing.foreign);
+        assert!(standing.foreign.contains(&network("2001:db8::/64")), "{:?}", standing.foreign);
+
+        // By another node on the link, and to networks that somebody else has.
+        let other = |route: &Route| Route { gateway: Some(ip("2001:db8::3")), ..*route };
+        let changed: Vec<Route> =
+            routes.iter().filter(|route| route.gateway == Some(ip("2001:db8::2"))).map(other).collect();
+        assert!(netlink.set_routes(&changed).await.iter().all(Result::is_ok));
+        let standing = netlink.standing_routes().await?;
+        assert_eq!(
+            standing.ours.iter().filter(|route| route.gateway == Some(ip("2001:db8::3"))).count(),
+            changed.len()
+        );
+        assert_eq!(standing.ours.len(), routes.len(), "replaced, not added");
+        let taken = ["192.0.2.0/24", "10.9.0.0/24"].map(|text| Route::to_network(network(text), b));
+        let outcomes = netlink.set_routes(&taken).await;
+        assert!(matches!(&outcomes[..], [Err(NetlinkError::Foreign { .. }), Ok(())]), "{outcomes:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn changes_are_told() {
+    if !privileged() {
+        return;
+    }
+    Namespace::new().netlink(async |netlink| {
+        let mut events = Events::subscribe()?;
+        let end = VethEnd { name: "a", mac: MACS[0], mtu: 1500 };
+        netlink.add_veth(&end, &VethEnd { name: "b", mac: MACS[1], mtu: 1500 }, None).await?;
+        let index = netlink.link("a").await?.unwrap().index;
+        netlink.set_up(index).await?;
+        netlink.add_address(index, ip("192.0.2.1"), 24).await?;
+        let ours = Route::to_network(network("10.1.0.0/24"), index);
+        netlink.set_route(&ours).await?;
+        netlink.delete_route(&ours).await?;
+        let mut seen = Vec::new();
+        while seen.last() != Some(&Event::OurRouteWent(ours.destination)) {
+            seen.push(events.next().await.unwrap());
+        }
+        for expected in [Event::Interface("a".into()), Event::Address] {
+            assert!(seen.contains(&expected), "{expected:?} is missing: {seen:?}");
+        }
+        Ok(())
+    });
 }

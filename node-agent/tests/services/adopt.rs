@@ -1,19 +1,30 @@
 //! Adoption of tables that another agent left, sound or not.
 
-use datapath::abi::{Addr, Backend, Be16, BlockRef, FrontendKey, FrontendValue, protocol};
-use node_agent::plan::{Capacities, ServicePlan};
+use datapath::abi::{Addr, Backend, Be16, BlockRef, FrontendKey, FrontendValue, SourceRangeKey, protocol};
+use node_agent::{
+    model::objects::{LoadBalancerIngress, Service, ServiceType},
+    plan::{Capacities, ServicePlan},
+};
 
 use crate::{
     cluster::{addr, compiled, endpoint, service, slice},
     tables::MemoryTables,
 };
 
-const ROOM: Capacities = Capacities { frontends: 20, backends: 20, blocks: 20 };
+const ROOM: Capacities = Capacities { frontends: 20, backends: 20, blocks: 20, source_ranges: 20 };
 
-/// Two Services of three endpoints each.
+/// Two Services of three endpoints each, the second of them a load balancer with two source ranges.
 fn set_services(plan: &mut ServicePlan) {
     for i in [1, 2] {
-        let object = service(&format!("s{i}"), &[&format!("172.30.0.{i}")], &[80]);
+        let mut object = service(&format!("s{i}"), &[&format!("172.30.0.{i}")], &[80]);
+        if i == 2 {
+            object = Service {
+                service_type: ServiceType::LoadBalancer,
+                load_balancer: vec![LoadBalancerIngress { ip: addr("203.0.113.1"), proxy: false }],
+                source_ranges: ["198.51.100.0/24", "192.0.2.0/24"].map(|range| range.parse().expect("a CIDR")).into(),
+                ..object
+            };
+        }
         let hosts = (1..=3).map(|host| endpoint(&format!("10.0.{i}.{host}"))).collect();
         plan.set_service(&object.key, Some(compiled(&object, &[slice("slice", "web", &[("80", 80)], hosts)])));
     }
@@ -30,6 +41,7 @@ fn check(corrupt: impl FnOnce(&mut MemoryTables), writes: usize) {
     set_services(&mut plan);
     plan.apply(&mut tables);
     let (view, live, usage) = (tables.view(), tables.live_backends(), plan.usage());
+    let ranges = tables.source_ranges.len();
 
     tables.corrupt = true;
     corrupt(&mut tables);
@@ -40,6 +52,7 @@ fn check(corrupt: impl FnOnce(&mut MemoryTables), writes: usize) {
     assert!(!outcome.retry, "{outcome:?}");
     plan.reclaim(&mut tables).expect("no fault");
     assert_eq!((tables.view(), tables.live_backends(), plan.usage()), (view, live, usage));
+    assert_eq!(tables.source_ranges.len(), ranges);
     assert_eq!(outcome.written, writes);
 }
 
@@ -78,8 +91,9 @@ fn a_block_of_another_service() {
             let other = value(tables, 2).internal;
             value(tables, 1).internal = other;
         },
-        // One of the two has its own block still, the other gets a new one.
-        3,
+        // One of the two has its own block still, the other gets a new one, and has two
+        // frontends that are to name it.
+        4,
     );
 }
 
@@ -111,6 +125,21 @@ fn backends_of_nobody_and_twice() {
             tables.backends[17] = Backend { service: 99, generation: 7, ..twice };
         },
         3,
+    );
+}
+
+#[test]
+fn source_ranges_of_nobody_and_lost_ones() {
+    check(
+        |tables| {
+            let (one, two) = (value(tables, 1).service, value(tables, 2).service);
+            let some = *tables.source_ranges.first().expect("a range");
+            tables.source_ranges.remove(&some);
+            let others = [SourceRangeKey { service: one, ..some }, SourceRangeKey { service: 99, ..some }];
+            tables.source_ranges.extend(others);
+            tables.source_ranges.insert(SourceRangeKey { service: two, prefix_len: 150, ..some });
+        },
+        4,
     );
 }
 

@@ -1,8 +1,8 @@
 //! Two Services that claim one address and port.
 
-use datapath::abi::Addr;
+use datapath::abi::{Addr, FrontendKey, FrontendValue};
 use node_agent::{
-    model::objects::Service,
+    model::objects::{Service, ServiceType},
     plan::{Capacities, ServicePlan},
 };
 
@@ -11,7 +11,7 @@ use crate::{
     tables::MemoryTables,
 };
 
-const ROOM: Capacities = Capacities { frontends: 20, backends: 20, blocks: 20 };
+const ROOM: Capacities = Capacities { frontends: 20, backends: 20, blocks: 20, source_ranges: 20 };
 
 /// Sets Services of one port each, in the order given, and says which of them has it.
 /// Each has one endpoint, by which it is known.
@@ -123,4 +123,56 @@ fn one_address_for_different_ports_is_no_conflict() {
     contest.plan.apply(&mut contest.tables);
     let ports: Vec<_> = contest.tables.frontends.keys().map(|key| key.port.get()).collect();
     assert_eq!(ports, [0, 81], "b still rejects what goes to other ports of the address");
+}
+
+#[test]
+fn of_two_services_with_one_node_port_the_older_has_it_and_the_other_keeps_the_rest() {
+    let mut contest = Contest::new();
+    let mut set = |name: &str, created, ip: &str| {
+        let mut object = Service { created, service_type: ServiceType::NodePort, ..service(name, &[ip], &[80]) };
+        object.ports[0].node_port = 30080;
+        contest.plan.set_service(&object.key, Some(compiled(&object, &[])));
+    };
+    set("b", 1, "172.30.0.2");
+    set("a", 2, "172.30.0.1");
+    assert!(!contest.plan.apply(&mut contest.tables).retry);
+    let served = contest.tables.frontends.keys().filter(|key| key.port.get() != 0).count();
+    assert_eq!(served, 3, "two ClusterIPs and one NodePort");
+    let expected = "Service default/a: NodePort 30080 TCP (IPv4) belongs to Service default/b";
+    assert!(contest.messages()[0].starts_with(expected), "{:?}", contest.messages());
+    contest.delete("b");
+    contest.plan.apply(&mut contest.tables);
+    assert_eq!((contest.tables.frontends.len(), contest.messages()), (3, vec![]));
+}
+
+#[test]
+fn claimants_of_a_whole_address_share_it_and_a_cluster_ip_prevails() {
+    let ip = addr("192.0.2.1");
+    let key = FrontendKey::whole_address(ip.into());
+    let mut contest = Contest::new();
+    let external = |name: &str, port| Service { external_ips: vec![ip], ..service(name, &["172.30.0.1"], &[port]) };
+    let mut flags = |change: &dyn Fn(&mut ServicePlan)| {
+        change(&mut contest.plan);
+        assert!(!contest.plan.apply(&mut contest.tables).retry);
+        assert_eq!(contest.plan.problems(), []);
+        contest.tables.frontends.get(&key).map(|value| value.flags)
+    };
+    let set =
+        |object: Service| move |plan: &mut ServicePlan| plan.set_service(&object.key, Some(compiled(&object, &[])));
+    let node_ports = |on: bool| {
+        move |plan: &mut ServicePlan| {
+            plan.set_node_addresses(on.then_some(ip.into()).into_iter().collect());
+        }
+    };
+    let gone = |name: &'static str| move |plan: &mut ServicePlan| plan.set_service(&service(name, &[], &[]).key, None);
+    const PASS: u32 = FrontendValue::PASS_UNUSED;
+    const NODE: u32 = FrontendValue::NODE_PORTS;
+    assert_eq!(flags(&set(external("a", 80))), Some(PASS));
+    assert_eq!(flags(&set(external("b", 81))), Some(PASS));
+    assert_eq!(flags(&node_ports(true)), Some(PASS | NODE));
+    assert_eq!(flags(&gone("a")), Some(PASS | NODE));
+    assert_eq!(flags(&set(service("c", &["192.0.2.1"], &[82]))), Some(NODE));
+    assert_eq!(flags(&node_ports(false)), Some(0));
+    assert_eq!(flags(&gone("c")), Some(PASS));
+    assert_eq!(flags(&gone("b")), None);
 }

@@ -11,7 +11,7 @@ use node_agent::{
 
 /// The node that tests compile for.
 pub fn node() -> NodeContext {
-    NodeContext { name: "here".into(), zone: "zone-a".into() }
+    NodeContext { name: "here".into(), zone: "zone-a".into(), ..NodeContext::default() }
 }
 
 /// A ClusterIP Service `default/name` with TCP ports, each named after its number.
@@ -31,7 +31,7 @@ pub fn service(name: &str, cluster_ips: &[&str], ports: &[u16]) -> Service {
         external_ips: vec![],
         load_balancer: vec![],
         source_ranges: vec![],
-        has_source_ranges: false,
+        unread_source_ranges: false,
         ports: ports.collect(),
         affinity_seconds: None,
         internal_policy: TrafficPolicy::Cluster,

@@ -8,7 +8,7 @@ use crate::{
     tables::MemoryTables,
 };
 
-const ROOM: Capacities = Capacities { frontends: 20, backends: 20, blocks: 20 };
+const ROOM: Capacities = Capacities { frontends: 20, backends: 20, blocks: 20, source_ranges: 20 };
 
 /// Services of one address, one port and so many endpoints each.
 fn check(capacities: Capacities, endpoints: [u8; 3], served: [Option<usize>; 3], problem: &str) {

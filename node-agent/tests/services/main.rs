@@ -8,6 +8,7 @@ mod cluster;
 mod compile;
 mod full_tables;
 mod history;
+mod judge;
 mod manifests;
 mod proxy_cases;
 mod small_steps;

@@ -2,8 +2,10 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use ipnetwork::IpNetwork;
 use node_agent::model::objects::{
-    Endpoint, EndpointPort, EndpointSlice, ObjectKey, Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
+    Endpoint, EndpointPort, EndpointSlice, LoadBalancerIngress, ObjectKey, Protocol, Service, ServicePort, ServiceType,
+    TrafficPolicy,
 };
 use serde_norway::Value;
 
@@ -27,9 +29,16 @@ pub fn service(manifest: &Value) -> Service {
             .any(|label| !labels[format!("service.kubernetes.io/{label}")].is_null()),
         cluster_ips: ips("clusterIPs"),
         external_ips: ips("externalIPs"),
-        load_balancer: vec![],
-        source_ranges: vec![],
-        has_source_ranges: false,
+        load_balancer: list(&manifest["status"]["loadBalancer"]["ingress"])
+            .iter()
+            .filter(|ingress| !ingress["ip"].is_null())
+            .map(|ingress| LoadBalancerIngress {
+                ip: address(&text(&ingress["ip"])),
+                proxy: ingress["ipMode"] == "Proxy",
+            })
+            .collect(),
+        source_ranges: list(&spec["loadBalancerSourceRanges"]).iter().map(|range| network(&text(range))).collect(),
+        unread_source_ranges: false,
         ports: list(&spec["ports"])
             .iter()
             .map(|port| ServicePort {
@@ -85,6 +94,13 @@ pub fn address(text: &str) -> IpAddr {
         .map_or(text.to_owned(), |octets| octets.join("."))
         .parse()
         .unwrap_or_else(|_| panic!("{text:?} is no address"))
+}
+
+/// A CIDR, where blanks don't count and its address may have leading zeros too.
+pub fn network(text: &str) -> IpNetwork {
+    let (ip, prefix) = text.trim().split_once('/').unwrap_or_else(|| panic!("{text:?} is no CIDR"));
+    let prefix = prefix.trim_start_matches('0').parse().unwrap_or(0);
+    IpNetwork::new(address(ip), prefix).unwrap_or_else(|_| panic!("{text:?} is no CIDR"))
 }
 
 /// The elements of a list, none if it isn't one.

@@ -1,9 +1,9 @@
 //! kube-proxy's own truth table, as pure compilation: objects become tables in
-//! memory, and a packet is asked where it would go.
+//! memory, and each packet is judged by the datapath's decisions over them, as a
+//! packet and, if it is TCP from a pod or the node, as a `connect()`.
 //!
-//! Packets to anything but a ClusterIP are left out, each for a reason that is
-//! printed and counted; a packet without such a reason fails the test. Whether a
-//! source is masqueraded is the datapath's to decide and tested there.
+//! What can't be told without a kernel is left out, for a reason that is printed and
+//! counted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,44 +11,36 @@ use std::{
     path::PathBuf,
 };
 
-use datapath::abi::{Addr, Be16, FrontendKey, FrontendValue, protocol};
+use datapath::abi::{Addr, NodeConfig, protocol};
+use ipnetwork::IpNetwork;
 use node_agent::{
+    agent::{
+        flags::{List, NodePortAddresses},
+        nodeport_addresses,
+    },
     compile::{CompiledService, NodeContext, service as compile},
-    model::objects::{ObjectKey, Protocol, Service, ServiceType},
+    model::objects::{ObjectKey, Protocol},
     plan::{Capacities, ServicePlan},
+    routing::NodeAddresses,
 };
 use serde_norway::Value;
 
 use crate::{
+    judge::{Fate, From, World},
     manifests::{self, list, number, text},
     tables::MemoryTables,
 };
 
-const ROOM: Capacities = Capacities { frontends: 200, backends: 200, blocks: 400 };
+const ROOM: Capacities = Capacities { frontends: 200, backends: 200, blocks: 400, source_ranges: 20 };
 
-/// Where a packet goes.
-#[derive(Debug, PartialEq, Eq)]
-enum Fate {
-    /// To any of these, `address:port`.
-    Dnat(BTreeSet<String>),
-    Reject,
-    Drop,
-    /// It is for no Service.
-    None,
-}
-
-/// Why a packet isn't judged here.
+/// What isn't judged of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum LeftOut {
-    NodePort,
-    LoadBalancer,
-    ExternalIp,
-    HealthCheckNodePort,
-    /// It is for no Service's address: it finds no frontend, and what becomes of it
-    /// then is up to the table of networks.
-    NoService,
-    /// A headless Service has no address: the packet finds no frontend on its way to a pod.
-    Direct,
+    /// Whether its source is masqueraded at a ClusterIP: kube-proxy doesn't do that where
+    /// it doesn't know who is a pod, which Fairlead always does.
+    PodsAreAlwaysKnown,
+    /// It is for a server of the node's own; that it listens is tested with a kernel.
+    HealthCheckServer,
 }
 
 fn cases() -> Value {
@@ -66,48 +58,112 @@ fn cases() -> Value {
 }
 
 #[test]
-fn every_packet_to_a_cluster_ip_goes_where_kube_proxy_sends_it() {
+fn every_packet_goes_where_kube_proxy_sends_it() {
     let cases = cases();
-    let mut judged = 0;
+    let (mut judged, mut calls) = (0, 0);
     let mut left_out: BTreeMap<LeftOut, BTreeMap<String, usize>> = BTreeMap::new();
     let mut wrong = vec![];
     for case in list(&cases["cases"]) {
         let id = text(&case["id"]);
+        let config = Config::of(case, &cases);
         let mut tables = MemoryTables::new(ROOM);
         let mut plan = ServicePlan::new(ROOM);
+        plan.set_node_addresses(config.node_ports());
         let mut known = BTreeSet::new();
         for step in list(&case["steps"]) {
-            let services = services(step, &node(case, &cases));
+            let services = services(step, &config.context);
             apply(&mut plan, &mut tables, &mut known, &services);
             for packet in list(&step["packets"]) {
-                if let Some(reason) = reason(packet, step) {
-                    if matches!(reason, LeftOut::NoService | LeftOut::Direct) {
-                        assert_eq!(fate(packet, &tables), Fate::None, "{id}");
+                let mut world = config.world(&tables);
+                let (step, name) = (text(&step["name"]), text(&packet["name"]));
+                let mut check = |how: &str, got: &Fate, left: &mut dyn FnMut(LeftOut)| {
+                    if !agrees(got, packet, &services, &config, left) {
+                        let expect = &packet["expect"];
+                        wrong.push(format!("{id}, step {step}, {name}, {how}: {got:?}, but kube-proxy: {expect:?}"));
                     }
+                };
+                let mut left = |reason| {
                     *left_out.entry(reason).or_default().entry(id.to_string()).or_default() += 1;
+                };
+                let (from, src) = source(packet);
+                let dst = Addr::from(manifests::address(&text(&packet["dst"]["ip"])));
+                let port = number(&packet["dst"]["port"]).expect("a packet's port");
+                let protocol = protocol_number(packet);
+                judged += 1;
+                if packet["src"]["kind"] == "localhost" {
+                    // Such packets never leave the loopback device: it's the call that counts.
+                    let called = world.connect(from, src, dst, port, protocol).unwrap_or(Fate::None);
+                    check("as a call", &called, &mut left);
                     continue;
                 }
-                judged += 1;
-                let (got, expect) = (fate(packet, &tables), &packet["expect"]);
-                if !agrees(&got, expect) {
-                    let (step, packet) = (text(&step["name"]), text(&packet["name"]));
-                    wrong.push(format!("{id}, step {step}, {packet}: {got:?}, but kube-proxy: {expect:?}"));
+                check("as a packet", &world.packet(from, src, dst, port, protocol), &mut left);
+                let is_call = protocol == protocol::TCP && packet["src"]["kind"] != "external";
+                let called = is_call.then(|| world.connect(from, src, dst, port, protocol)).flatten();
+                if let Some(called) = called {
+                    calls += 1;
+                    check("as a call", &called, &mut |_| ());
                 }
             }
         }
     }
-    println!("{judged} packets judged");
+    println!("{judged} packets judged, {calls} also at the socket");
     for (reason, cases) in &left_out {
-        println!("{} left out, {reason:?}: {cases:?}", cases.values().sum::<usize>());
+        println!("{} in part, {reason:?}: {cases:?}", cases.values().sum::<usize>());
     }
     assert!(wrong.is_empty(), "{} of {judged} packets are wrong:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(judged >= 153, "only {judged} packets were judged; does the file lack some?");
+    assert!(judged >= 292, "only {judged} packets were judged; does the file lack some?");
+    assert!(calls >= 60, "only {calls} packets were judged as calls");
 }
 
-fn node(case: &Value, cases: &Value) -> NodeContext {
-    let own = &case["config"]["node"];
-    let node = if own.is_null() { &cases["defaults"]["config"]["node"] } else { own };
-    NodeContext { name: text(&node["name"]), zone: text(&node["zone"]) }
+/// What a case says of the node and the flags.
+struct Config {
+    context: NodeContext,
+    ips: Vec<IpAddr>,
+    pods: Vec<IpNetwork>,
+    services: Vec<IpNetwork>,
+    node_port_addresses: Option<Vec<IpNetwork>>,
+    localhost: bool,
+    masquerade_all: bool,
+}
+
+impl Config {
+    fn of(case: &Value, cases: &Value) -> Self {
+        let (own, default) = (&case["config"], &cases["defaults"]["config"]);
+        let get = |key: &str| if own[key].is_null() { &default[key] } else { &own[key] };
+        let networks = |value: &Value| list(value).iter().map(|cidr| manifests::network(&text(cidr))).collect();
+        let node_ips = if get("node")["ips"].is_null() { &default["node"]["ips"] } else { &get("node")["ips"] };
+        let ips: Vec<IpAddr> = list(node_ips).iter().map(|ip| manifests::address(&text(ip))).collect();
+        let given = get("nodePortAddresses");
+        let detects = get("localDetector").as_bool() != Some(false);
+        let v4 = ips.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None });
+        let v6 = ips.iter().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None });
+        let node = get("node");
+        let (name, zone) = (text(&node["name"]), text(&node["zone"]));
+        Self {
+            context: NodeContext { name, zone, v4, v6, ..NodeContext::default() },
+            ips,
+            pods: if detects { networks(get("podCIDRs")) } else { vec![] },
+            services: networks(get("serviceCIDRs")),
+            node_port_addresses: given.is_sequence().then(|| networks(given)),
+            localhost: get("localhostNodePorts").as_bool() != Some(false),
+            masquerade_all: get("masqueradeAll").as_bool() == Some(true),
+        }
+    }
+
+    fn node_ports(&self) -> BTreeSet<Addr> {
+        let all = || vec!["0.0.0.0/0".parse().expect("a CIDR"), "::/0".parse().expect("a CIDR")];
+        let flag = NodePortAddresses::Networks(List(self.node_port_addresses.clone().unwrap_or_else(all)));
+        let primary = NodeAddresses { v4: self.context.v4, v6: self.context.v6 };
+        let present = self.ips.iter().copied().collect();
+        let selected = nodeport_addresses::select(&flag, self.localhost, primary, &present);
+        selected.into_iter().map(Addr::from).collect()
+    }
+
+    fn world(&self, tables: &MemoryTables) -> World {
+        let own: Vec<_> = self.ips.iter().map(|ip| Addr::from(*ip)).collect();
+        let flags = if self.masquerade_all { NodeConfig::MASQUERADE_ALL } else { 0 };
+        World::new(tables, &own, &self.pods, &self.services, flags)
+    }
 }
 
 /// The step's Services, compiled.
@@ -140,68 +196,65 @@ fn apply(
     assert_eq!(plan.problems(), vec![]);
 }
 
-fn reason(packet: &Value, step: &Value) -> Option<LeftOut> {
-    let (ip, port) = (text(&packet["dst"]["ip"]), number(&packet["dst"]["port"]));
-    let manifests = || list(&step["objects"]).iter().filter(|o| o["kind"] == "Service");
-    let services: Vec<Service> = manifests().map(manifests::service).collect();
-    let address = manifests::address(&ip);
-    if services.iter().any(|s| s.service_type != ServiceType::ExternalName && s.cluster_ips.contains(&address)) {
-        return None;
-    }
-    let named = |value: &Value| !value.is_null() && manifests::address(&text(value)) == address;
-    let ingress = |service: &Value| list(&service["status"]["loadBalancer"]["ingress"]).iter().any(|i| named(&i["ip"]));
-    let external = |service: &Value| list(&service["spec"]["externalIPs"]).iter().any(named);
-    if port.is_some_and(|port| services.iter().any(|s| s.ports.iter().any(|p| p.node_port == port))) {
-        Some(LeftOut::NodePort)
-    } else if port.is_some_and(|port| services.iter().any(|s| s.health_check_node_port == port)) {
-        Some(LeftOut::HealthCheckNodePort)
-    } else if manifests().any(ingress) {
-        Some(LeftOut::LoadBalancer)
-    } else if manifests().any(external) {
-        Some(LeftOut::ExternalIp)
-    } else if services.iter().any(|s| s.cluster_ips.is_empty()) {
-        Some(LeftOut::Direct)
-    } else {
-        Some(LeftOut::NoService)
-    }
+fn source(packet: &Value) -> (From, Addr) {
+    let from = match packet["src"]["kind"].as_str() {
+        Some("node" | "localhost" | "lb-ip") => From::Node,
+        Some("pod" | "external") => From::Elsewhere,
+        other => panic!("unknown source {other:?}"),
+    };
+    (from, manifests::address(&text(&packet["src"]["ip"])).into())
 }
 
-fn fate(packet: &Value, tables: &MemoryTables) -> Fate {
-    let dst = manifests::address(&text(&packet["dst"]["ip"]));
-    let protocol = match manifests::protocol(&packet["protocol"]) {
+fn protocol_number(packet: &Value) -> u8 {
+    match manifests::protocol(&packet["protocol"]) {
         Protocol::Tcp => protocol::TCP,
         Protocol::Udp => protocol::UDP,
         Protocol::Sctp => protocol::SCTP,
-    };
-    let port = Be16::new(number(&packet["dst"]["port"]).expect("a packet's port"));
-    let addr = Addr::from(dst);
-    let exact = tables.frontends.get(&FrontendKey::new(addr, port, protocol));
-    let Some(value) = exact.or_else(|| tables.frontends.get(&FrontendKey::whole_address(addr))) else {
-        return Fate::None;
-    };
-    let outside = packet["src"]["kind"] == "external";
-    let (block, drops) = match outside {
-        true => (value.external, FrontendValue::DROP_EXTERNAL),
-        false => (value.internal, FrontendValue::DROP_INTERNAL),
-    };
-    let backends: Vec<_> = tables.endpoints(block).collect();
-    if backends.is_empty() {
-        return if value.flags & drops != 0 { Fate::Drop } else { Fate::Reject };
     }
-    let show = |ip: IpAddr, port: u16| if ip.is_ipv6() { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
-    let names: BTreeSet<_> = backends.iter().map(|b| show(b.addr.into(), b.port.get())).collect();
-    assert_eq!(names.len(), backends.len(), "an endpoint stands twice in a block");
-    Fate::Dnat(names)
 }
 
 /// Whether it is what kube-proxy does.
-fn agrees(got: &Fate, expect: &Value) -> bool {
+fn agrees(
+    got: &Fate,
+    packet: &Value,
+    services: &BTreeMap<ObjectKey, CompiledService>,
+    config: &Config,
+    left: &mut dyn FnMut(LeftOut),
+) -> bool {
+    let expect = &packet["expect"];
+    let health_check = || {
+        let ports = services.values().filter_map(|service| service.health_check).map(|check| check.port);
+        number(&packet["dst"]["port"]).is_some_and(|port| ports.into_iter().any(|check| check == port))
+    };
     match expect["action"].as_str() {
-        Some("dnat") => *got == Fate::Dnat(list(&expect["backends"]).iter().map(|b| text(b).to_string()).collect()),
+        Some("dnat") => {
+            let Fate::Dnat(backends) = got else { return false };
+            let show =
+                |ip: IpAddr, port: u16| if ip.is_ipv6() { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
+            let names: BTreeSet<_> = backends.iter().map(|(addr, port, _)| show((*addr).into(), *port)).collect();
+            let expected: BTreeSet<_> = list(&expect["backends"]).iter().map(|b| text(b).to_string()).collect();
+            let is_cluster_ip =
+                config.services.iter().any(|network| network.contains(manifests::address(&text(&packet["dst"]["ip"]))));
+            let (_, src) = source(packet);
+            let is_hairpin = |addr: &Addr| *addr == src;
+            let masquerade = expect["masquerade"].as_bool().expect("whether it is masqueraded");
+            if config.pods.is_empty() && is_cluster_ip && source(packet).0 == From::Elsewhere {
+                left(LeftOut::PodsAreAlwaysKnown);
+                return names == expected;
+            }
+            // A process of the node shows the node's address, hidden or not.
+            let is_node = packet["src"]["kind"] == "node";
+            let seen = backends.iter().all(|(addr, _, own)| is_node || *own != (masquerade || is_hairpin(addr)));
+            names == expected && seen
+        }
         Some("reject") => *got == Fate::Reject,
         Some("drop") => *got == Fate::Drop,
-        Some("none") => *got == Fate::None,
+        Some("none") => *got == Fate::None && !health_check(),
+        Some("accept") => {
+            left(LeftOut::HealthCheckServer);
+            *got == Fate::None && health_check()
+        }
         Some("unreachable") => !matches!(got, Fate::Dnat(_)),
-        other => panic!("unknown action {other:?} for a ClusterIP"),
+        other => panic!("unknown action {other:?}"),
     }
 }

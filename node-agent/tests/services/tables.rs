@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use datapath::abi::{Backend, BlockRef, FrontendKey, FrontendValue};
+use datapath::abi::{Addr, Backend, BlockRef, FrontendKey, FrontendValue, SourceRangeKey};
 use node_agent::plan::{Capacities, ServiceTables, Snapshot};
 
 /// Why a write of the tables in memory failed.
@@ -24,6 +24,7 @@ pub struct MemoryTables {
     pub frontends: BTreeMap<FrontendKey, FrontendValue>,
     pub backends: Vec<Backend>,
     pub blocks: Vec<u32>,
+    pub source_ranges: BTreeSet<SourceRangeKey>,
     /// Writes since the tables were made.
     pub writes: usize,
     /// Calls of `wait_for_readers`.
@@ -53,6 +54,8 @@ pub struct View {
     pub external: Vec<(SocketAddr, u16)>,
     /// The least frontend of the same service id.
     pub sibling: FrontendKey,
+    /// Source ranges of the service id: address and length.
+    pub ranges: Vec<(Addr, u32)>,
 }
 
 impl MemoryTables {
@@ -62,6 +65,7 @@ impl MemoryTables {
             frontends: BTreeMap::new(),
             backends: vec![Backend::default(); capacities.backends as usize],
             blocks: vec![0; capacities.blocks as usize],
+            source_ranges: BTreeSet::new(),
             writes: 0,
             waits: 0,
             fault_rate: 0,
@@ -82,8 +86,14 @@ impl MemoryTables {
             internal: self.endpoints(value.internal).map(|b| (socket(b), b.flags)).collect(),
             external: self.endpoints(value.external).map(|b| (socket(b), b.flags)).collect(),
             sibling: sibling(value.service),
+            ranges: self.ranges(value.service).map(|range| (range.addr, range.prefix_len)).collect(),
         };
         self.frontends.iter().map(|(key, value)| (*key, view(value))).collect()
+    }
+
+    /// The source ranges of a service id.
+    pub fn ranges(&self, service: u32) -> impl Iterator<Item = &SourceRangeKey> {
+        self.source_ranges.iter().filter(move |range| range.service == service)
     }
 
     /// The backends in use, without ids and order.
@@ -106,7 +116,8 @@ impl MemoryTables {
         let read = |block: BlockRef| {
             Some(self.blocks.get(block.base as usize..block.base as usize + block.len as usize)?.to_vec())
         };
-        Snapshot::new(frontends, backends.map(|(id, b)| (id, *b)).collect(), read)
+        let source_ranges = self.source_ranges.iter().copied().collect();
+        Snapshot::new(frontends, backends.map(|(id, b)| (id, *b)).collect(), source_ranges, read)
     }
 
     /// From now on, notes to which endpoints each frontend leads.
@@ -164,6 +175,9 @@ impl MemoryTables {
         }
         for (key, value) in &self.frontends {
             let whole = *key == FrontendKey::whole_address(key.addr);
+            if value.flags & FrontendValue::MAGLEV != 0 {
+                assert!(value.external.len >= 1021, "{key:?} has no Maglev table");
+            }
             assert_eq!(value.service == 0, whole, "{key:?}");
             let set = |local| if value.flags & local != 0 { Backend::IN_LOCAL } else { Backend::IN_CLUSTER };
             let in_set = [
@@ -238,6 +252,24 @@ impl ServiceTables for MemoryTables {
         self.write(|tables| {
             tables.frontends.remove(key);
             tables.note(*key);
+            Ok(())
+        })
+    }
+
+    fn set_source_range(&mut self, key: &SourceRangeKey) -> Result<(), Fault> {
+        self.write(|tables| {
+            let full = tables.source_ranges.len() >= tables.capacities.source_ranges as usize;
+            if full && !tables.source_ranges.contains(key) {
+                return Err(Fault::Full);
+            }
+            tables.source_ranges.insert(*key);
+            Ok(())
+        })
+    }
+
+    fn delete_source_range(&mut self, key: &SourceRangeKey) -> Result<(), Fault> {
+        self.write(|tables| {
+            tables.source_ranges.remove(key);
             Ok(())
         })
     }

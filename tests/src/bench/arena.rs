@@ -13,7 +13,7 @@ use super::{
     Settings,
     bed::{Bed, BedPod},
     figure::Series,
-    kube_proxy::{self, Mode, ProxiedNode},
+    kube_proxy::{self, Mode, Rules},
     routed_node::{NODE, OUTSIDE, RoutedNode, RoutedPod},
     variant::{Side, Variant},
     workload::{ENDPOINTS, STREAM_PORT, Workload},
@@ -157,13 +157,10 @@ fn baseline(variant: Variant, site: Site<'_>, workload: &Workload, settings: &Se
         Variant::Direct | Variant::Fairlead => None,
     };
     if let Some(mode) = mode {
-        let proxied = ProxiedNode {
-            namespace: node.namespace(),
-            address: NODE,
-            pod_cidr: POD_CIDR,
-            service_cidr: SERVICE_CIDRS[0],
-        };
-        kube_proxy::load_rules(mode, manifests, proxied)
+        let rules =
+            Rules { mode, manifests, address: NODE, pod_cidr: POD_CIDR, service_cidr: SERVICE_CIDRS[0] };
+        rules
+            .load(node.namespace(), &sandbox.cgroup())
             .with_context(|| format!("can't set up {} with {} Services", variant.name(), workload.count()))?;
         kube_proxy::prepare_conntrack()?;
         settings.progress(&format!("{} has its rules after {:.1?}", variant.name(), begun.elapsed()));

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use node_agent::{
     agent::services::Services,
+    compile::Algorithm,
     kernel::{bpffs::Bpffs, programs::Programs, service_tables::KernelServiceTables},
     model::{Model, change::ChangeBatch},
     source::{self, Message, SourceSpec},
@@ -37,7 +38,7 @@ impl Stages {
         let bpffs = Bpffs::prepare(&sandbox.directory().join("bpf"))?;
         // The programs bring the tables with them.
         Programs::open(&bpffs, false)?;
-        let services = Services::adopt(KernelServiceTables::open(&bpffs.maps())?, NODE)?;
+        let services = Services::adopt(KernelServiceTables::open(&bpffs.maps())?, NODE, Algorithm::Random)?;
         Ok(Self { model: Model::new(NODE), services, _sandbox: sandbox })
     }
 

@@ -1,7 +1,8 @@
-//! A cluster: nodes on one link, each a network namespace with an agent, and a directory of
-//! manifests in place of the API server.
+//! A cluster: nodes on one link or on two with a router between, each a network namespace with an
+//! agent, and a directory of manifests in place of the API server.
 
 mod agent;
+mod link;
 mod node;
 mod pod;
 mod runtime;
@@ -19,8 +20,9 @@ use std::{
 };
 
 pub use agent::{Agent, binary};
+pub use link::{Families, Link};
 pub use node::Node;
-use node::Site;
+use node::{Site, Spot};
 pub use pod::Pod;
 pub use runtime::{CniCall, CniError};
 pub use shared::{Balancing, LogOnFailure, shared};
@@ -48,7 +50,8 @@ pub struct Cluster {
 /// A cluster about to be started.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
-    nodes: Vec<String>,
+    nodes: Vec<(String, Link)>,
+    families: Families,
     flags: Vec<String>,
     pod_prefix: Option<u8>,
     run_dir_bytes: Option<u64>,
@@ -58,7 +61,21 @@ impl Plan {
     /// One more node.
     #[must_use]
     pub fn node(mut self, name: &str) -> Self {
-        self.nodes.push(name.to_owned());
+        self.nodes.push((name.to_owned(), Link::Near));
+        self
+    }
+
+    /// One more node, on the link behind the router, which knows nothing of podCIDRs.
+    #[must_use]
+    pub fn far_node(mut self, name: &str) -> Self {
+        self.nodes.push((name.to_owned(), Link::Far));
+        self
+    }
+
+    /// The families of the nodes' own addresses, both if nothing else is said. Pods always have both.
+    #[must_use]
+    pub fn underlay(mut self, families: Families) -> Self {
+        self.families = families;
         self
     }
 
@@ -101,9 +118,11 @@ impl Plan {
         let directory = Arc::new(Directory::new(sandbox.directory().join("source")));
         directory.put(&manifest::service_cidr("kubernetes", &SERVICE_CIDRS));
         let outside = Outside::new(&sandbox);
-        let site = Site { sandbox: &sandbox, link: &outside.namespace, source: &directory };
-        let prefix = self.pod_prefix.unwrap_or(24);
-        let nodes: Vec<_> = self.nodes.iter().zip(1..).map(|(name, i)| Node::new(&site, name, i, prefix)).collect();
+        let site = Site { sandbox: &sandbox, router: &outside.namespace, source: &directory };
+        let pod_prefix = self.pod_prefix.unwrap_or(24);
+        let numbered = self.nodes.iter().zip(1..);
+        let spot = |link: Link, number| Spot { link, number, families: self.families, pod_prefix };
+        let nodes: Vec<_> = numbered.map(|((name, link), i)| Node::new(&site, name, &spot(*link, i))).collect();
         for node in &nodes {
             if let Some(bytes) = self.run_dir_bytes {
                 mount_filesystem("tmpfs", &node.run_dir(), Some(&format!("size={bytes}")));
@@ -118,6 +137,15 @@ impl Cluster {
     #[track_caller]
     pub fn of_one(flags: &[&str]) -> Self {
         flags.iter().fold(Plan::default().node("node-a"), |plan, flag| plan.flag(flag)).start()
+    }
+
+    /// A pod on each node, in the nodes' order.
+    #[track_caller]
+    pub fn pod_on_each(&self, name: &str) -> Vec<Pod> {
+        let pods: Vec<_> = self.nodes.iter().map(|node| node.unknown_pod(name)).collect();
+        pods.iter().for_each(Pod::announce);
+        self.wait_for_sync();
+        pods
     }
 
     /// The nodes.
@@ -174,16 +202,16 @@ impl Cluster {
         mem::forget(self);
     }
 
-    /// Waits until what the directory says now is in force on every node.
+    /// Waits until what the directory says now is in force on every node that has an agent.
     #[track_caller]
     pub fn wait_for_sync(&self) {
-        for node in &self.nodes {
+        for node in self.nodes.iter().filter(|node| node.agent().is_some()) {
             node.wait_for_sync();
         }
     }
 }
 
-/// A host outside the cluster: the nodes' router, on their link.
+/// A host outside the cluster: the nodes' router, on each of their links.
 #[derive(Debug)]
 pub struct Outside {
     namespace: Namespace,
@@ -197,10 +225,11 @@ impl Outside {
 
     fn new(sandbox: &Sandbox) -> Self {
         let namespace = sandbox.namespace("outside");
-        namespace.ip("link add nodes type bridge
-             link set nodes up
-             address add 192.0.2.1/24 dev nodes
-             address add 2001:db8::1/64 dev nodes");
+        for link in [Link::Near, Link::Far] {
+            namespace.ip(&link.router_setup());
+        }
+        namespace.sysctl("net.ipv4.ip_forward", "1");
+        namespace.sysctl("net.ipv6.conf.all.forwarding", "1");
         let cgroup = sandbox.cgroup().join("outside");
         make_directory(&cgroup);
         Self { namespace, cgroup }

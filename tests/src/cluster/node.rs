@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{Agent, Pod, agent::binary};
+use super::{Agent, Families, Link, Pod, agent::binary};
 use crate::{
     manifest::{self, Directory},
     sandbox::{self, Namespace, Sandbox, make_directory, mount_filesystem},
@@ -26,9 +26,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Where a node is made.
 pub(super) struct Site<'a> {
     pub sandbox: &'a Sandbox,
-    /// The namespace of the link that the nodes are on.
-    pub link: &'a Namespace,
+    /// The namespace of the router that joins the links.
+    pub router: &'a Namespace,
     pub source: &'a Arc<Directory>,
+}
+
+/// What tells one node from another.
+pub(super) struct Spot {
+    pub link: Link,
+    /// From 1; it tells the node's addresses.
+    pub number: u8,
+    pub families: Families,
+    pub pod_prefix: u8,
 }
 
 /// A node. Cheap to clone: clones are the same node.
@@ -40,7 +49,9 @@ pub struct Node {
 #[derive(Debug)]
 struct Inner {
     name: String,
-    addresses: [IpAddr; 2],
+    number: u8,
+    addresses: Vec<IpAddr>,
+    pod_cidrs: Vec<String>,
     sandbox_name: String,
     namespace: Namespace,
     directory: PathBuf,
@@ -51,33 +62,31 @@ struct Inner {
 }
 
 impl Node {
-    /// Makes the node's namespace, with an uplink into that of the link, and its Node object.
-    /// `number` is from 1 and tells its addresses.
-    pub(super) fn new(site: &Site<'_>, name: &str, number: u8, pod_prefix: u8) -> Self {
-        let Site { sandbox, link, source } = site;
+    /// Makes the node's namespace, with an uplink into the router's bridge, and its Node object.
+    pub(super) fn new(site: &Site<'_>, name: &str, spot: &Spot) -> Self {
+        let Site { sandbox, router, source } = site;
+        let Spot { link, number, families, pod_prefix } = *spot;
         let namespace = sandbox.namespace(name);
-        let address = 10 + number;
-        link.ip(&format!(
+        router.ip(&format!(
             "link add uplink-{number} type veth peer name eth0 netns {}
-             link set uplink-{number} master nodes up",
-            namespace.name()
+             link set uplink-{number} master {} up",
+            namespace.name(),
+            link.bridge()
         ));
-        namespace.ip(&format!(
-            "link set eth0 up
-             address add 192.0.2.{address}/24 dev eth0
-             address add 2001:db8::{address}/64 dev eth0
-             route add default via 192.0.2.1
-             route add ::/0 via 2001:db8::1"
-        ));
-        let v6_host = u16::from_str_radix(&address.to_string(), 16).expect("two decimal digits are hexadecimal ones");
-        let addresses =
-            [Ipv4Addr::new(192, 0, 2, address).into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, v6_host).into()];
-        let pod_cidrs = [format!("10.244.{number}.0/{pod_prefix}"), format!("fd00:10:244:{number}::/64")];
-        source.put(&manifest::node(name, &format!("zone-{number}"), &pod_cidrs, &addresses));
+        let addresses = link.addresses_of(10 + number, families);
+        let routes = link.addresses_of(1, families).into_iter().map(|router| match router.is_ipv4() {
+            true => format!("route add default via {router}\n"),
+            false => format!("route add ::/0 via {router}\n"),
+        });
+        let routes: String = routes.collect();
+        namespace.ip(&format!("link set eth0 up\n{}{routes}", Link::assign(&addresses, "eth0")));
+        let pod_cidrs = vec![format!("10.244.{number}.0/{pod_prefix}"), format!("fd00:10:244:{number}::/64")];
 
         let inner = Inner {
             name: name.to_owned(),
+            number,
             addresses,
+            pod_cidrs,
             sandbox_name: sandbox.directory().file_name().expect("it has a name").to_string_lossy().into_owned(),
             namespace,
             directory: sandbox.directory().join(name),
@@ -92,12 +101,24 @@ impl Node {
         }
         make_directory(&node.host_cgroup());
         mount_filesystem("bpf", &node.bpf_mount(), None);
+        source.put(&node.manifest());
         node
     }
 
+    /// Its Node object.
+    pub fn manifest(&self) -> Value {
+        let Inner { name, number, addresses, pod_cidrs, .. } = &*self.inner;
+        manifest::node(name, &format!("zone-{number}"), pod_cidrs, addresses)
+    }
+
     /// Its addresses, IPv4 first.
-    pub fn addresses(&self) -> [IpAddr; 2] {
-        self.inner.addresses
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.inner.addresses.clone()
+    }
+
+    /// Its podCIDRs, IPv4 first.
+    pub fn pod_cidrs(&self) -> &[String] {
+        &self.inner.pod_cidrs
     }
 
     /// Its network namespace.
@@ -251,6 +272,15 @@ impl Node {
     pub fn drops(&self, reason: &str) -> u64 {
         let status = self.cli_json(&["status"]);
         status["drops"][reason].as_u64().unwrap_or_else(|| panic!("no drops are called {reason}: {status}"))
+    }
+
+    /// The problems that its agent reports, each as `subject: message`.
+    #[track_caller]
+    pub fn problems(&self) -> Vec<String> {
+        let status = self.cli_json(&["status"]);
+        let text = |problem: &Value, field: &str| problem[field].as_str().unwrap_or_default().to_owned();
+        let problems = status["problems"].as_array().into_iter().flatten();
+        problems.map(|problem| format!("{}: {}", text(problem, "subject"), text(problem, "message"))).collect()
     }
 
     /// A pod on this node, made as the kubelet makes it: the Pod object, a namespace, CNI ADD. Its

@@ -1,6 +1,6 @@
-//! `cargo xtask demo`: one node, the sample manifests, real traffic, on one screen.
+//! `cargo xtask demo`: three nodes and a client outside, the sample manifests, real traffic, on one screen.
 //!
-//! The [`stage`] is the node with its pods; each [`act`] shows something on it, and checks it.
+//! The [`stage`] is the cluster with its pods; each [`act`] shows something on it, and checks it.
 //! Invariant: whatever way the demo ends, nothing is left of it, unless it was told `--keep`.
 
 pub mod act;
@@ -27,18 +27,19 @@ use screen::Screen;
 use stage::Stage;
 
 use crate::{
-    cluster, sandbox,
+    cluster::{self, Node},
+    sandbox,
     traffic::{self, Place},
 };
 
 /// The `demo` binary's command line.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask demo", about = "Show a node at work: pods, Services, real traffic")]
+#[command(name = "cargo xtask demo", about = "Show a cluster at work: nodes, pods, Services, real traffic")]
 pub struct Demo {
-    /// Leave the node up.
+    /// Leave the cluster up.
     #[arg(long)]
     keep: bool,
-    /// Remove every node that was left up, and do nothing else.
+    /// Remove every cluster that was left up, and do nothing else.
     #[arg(long, conflicts_with = "keep")]
     remove: bool,
 }
@@ -46,11 +47,11 @@ pub struct Demo {
 /// Plays the demo. It fails if something isn't as it should be.
 ///
 /// # Errors
-/// The node can't be brought up.
+/// The cluster can't be brought up.
 pub fn run(demo: &Demo) -> Result<ExitCode> {
     ensure!(nix::unistd::geteuid().is_root(), "network namespaces need root: `sudo -E cargo xtask demo`");
     if demo.remove {
-        println!("removed {} nodes", sandbox::remove_kept().len());
+        println!("removed {} clusters", sandbox::remove_kept().len());
         return Ok(ExitCode::SUCCESS);
     }
     interrupt::watch()?;
@@ -61,7 +62,7 @@ pub fn run(demo: &Demo) -> Result<ExitCode> {
     let samples = Samples::read()?;
     let (mut stage, mut checks) = match attempt(|| bring_up(samples, &screen)) {
         Ok(up) => up,
-        Err(message) => bail!("the node doesn't come up: {message}"),
+        Err(message) => bail!("the cluster doesn't come up: {message}"),
     };
     for act in ACTS {
         screen.progress(act.about);
@@ -74,7 +75,7 @@ pub fn run(demo: &Demo) -> Result<ExitCode> {
         explain(&stage, &screen)?;
         stage.keep();
     } else {
-        screen.progress("removing the node");
+        screen.progress("removing the cluster");
         drop(stage);
         screen.clear_progress();
     }
@@ -82,11 +83,11 @@ pub fn run(demo: &Demo) -> Result<ExitCode> {
 }
 
 fn bring_up(samples: Samples, screen: &Screen) -> (Stage, Vec<Check>) {
-    screen.progress("making the node");
+    screen.progress("making the nodes");
     let mut stage = Stage::new(samples);
-    screen.progress("starting the agent");
+    screen.progress("starting the agents");
     let since = Instant::now();
-    stage.node().start_agent(&[]);
+    stage.nodes().iter().for_each(|node| node.start_agent(&[]));
     let in_sync = since.elapsed().as_secs_f64();
     screen.progress("starting pods by CNI ADD");
     let since = Instant::now();
@@ -95,14 +96,16 @@ fn bring_up(samples: Samples, screen: &Screen) -> (Stage, Vec<Check>) {
     let started = since.elapsed().as_secs_f64();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let how = format!("{services} Services and {pods} Pods of manifests/samples, on Linux {}", kernel.trim());
-    screen.line(&screen.title(stage.node().name(), &how));
+    let nodes = stage.nodes().len();
+    screen.line(&screen.title(&format!("{nodes} nodes"), &how));
+    screen.line(&screen.more("node-a and node-b on a link (routes), node-c behind a router (VXLAN)"));
     screen.line(&format!(
-        "  agent in sync after {in_sync:.1} s, {pods} pods wired and serving after {started:.1} s more"
+        "  agents in sync after {in_sync:.1} s, {pods} pods wired and serving after {started:.1} s more"
     ));
-    let status = stage.node().cli_json(&["status"]);
-    let problems = status["problems"].as_array().map_or(0, Vec::len);
-    let found = format!("{pods} pods by CNI ADD, {problems} problems in `fairlead status`");
-    let check = Check { name: "the node is up", passed: problems == 0, found };
+    let problems_of = |node: &Node| node.cli_json(&["status"])["problems"].as_array().map_or(0, Vec::len);
+    let problems: usize = stage.nodes().iter().map(problems_of).sum();
+    let found = format!("{pods} pods by CNI ADD, {problems} problems in `fairlead status` of {nodes} nodes");
+    let check = Check { name: "the cluster is up", passed: problems == 0, found };
     (stage, vec![check])
 }
 
@@ -141,10 +144,12 @@ fn summarise(checks: &[Check], since: Instant, stage: &Stage, screen: &Screen) -
         for check in checks.iter().filter(|check| !check.passed && check.found.trim().contains('\n')) {
             eprintln!("--- {}:\n{}", check.name, check.found);
         }
-        let log = stage.node().log();
-        let tail: Vec<_> = log.lines().rev().take(20).collect();
-        eprintln!("--- the end of the agent's log:");
-        tail.iter().rev().for_each(|line| eprintln!("{line}"));
+        for node in stage.nodes() {
+            let log = node.log();
+            let tail: Vec<_> = log.lines().rev().take(20).collect();
+            eprintln!("--- the end of {}'s agent's log:", node.name());
+            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
     }
     all
 }
@@ -159,16 +164,16 @@ fn explain(stage: &Stage, screen: &Screen) -> Result<()> {
     let web = stage.samples().cluster_ip("web", false, 80);
     let this = env::current_exe()?;
     screen.line("");
-    screen.line(&screen.title("kept", "the node stays up, with its agent. As root:"));
+    screen.line(&screen.title("kept", "the cluster stays up, with its agents. As root:"));
     for (what, command) in [
         ("a shell in client-1", format!("sh -c 'echo $$ > {cgroup}/cgroup.procs; exec nsenter --net={namespace}'")),
         ("in it, ask web", format!("{} dial tcp {web} --count 5", short(traffic::program_path().as_ref()))),
-        ("the agent's view", format!("{} status --run-dir {}", short(&cluster::binary()), run_dir.display())),
+        ("node-a's agent's view", format!("{} status --run-dir {}", short(&cluster::binary()), run_dir.display())),
         ("its log", node.log_path().display().to_string()),
         ("manifests to change", stage.manifests().display().to_string()),
         ("remove it all", format!("{} --remove", short(&this))),
     ] {
-        screen.line(&format!("  {what:<20} {command}"));
+        screen.line(&format!("  {what:<22} {command}"));
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The node of the demo: the sample Pods, wired by the CNI plugin and running what their image says,
-//! and the Services' EndpointSlices.
+//! The cluster of the demo: the sample Pods on their nodes, wired by the CNI plugin and running what
+//! their image says, and the Services' EndpointSlices.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use super::{
     samples::{self, Samples},
 };
 use crate::{
-    cluster::{Cluster, Node, Plan, Pod},
+    cluster::{Cluster, Node, Outside, Plan, Pod},
     traffic::{Place, Server, Transport},
     wait,
 };
@@ -22,7 +22,7 @@ use crate::{
 /// How long a server may take to listen.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The node, up and running. Dropping it removes everything.
+/// The cluster, up and running. Dropping it removes everything.
 #[derive(Debug)]
 pub struct Stage {
     // The pods go before what they run on.
@@ -32,10 +32,11 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// The node with the sample manifests, without an agent or a running pod.
+    /// Two nodes on a link and one behind a router, with the sample manifests, without an agent or a
+    /// running pod.
     #[track_caller]
     pub fn new(samples: Samples) -> Self {
-        let cluster = Plan::default().node("node-a").without_agents();
+        let cluster = Plan::default().node("node-a").node("node-b").far_node("node-c").without_agents();
         samples.copy_to(cluster.directory());
         Self { workloads: BTreeMap::new(), samples, cluster }
     }
@@ -53,7 +54,7 @@ impl Stage {
     /// Starts a Pod of the samples: CNI ADD, and the program of its image.
     #[track_caller]
     pub fn start(&mut self, name: &str) {
-        let workload = Workload::start(self.node(), &self.samples, name);
+        let workload = Workload::start(self.node_of(name), &self.samples, name);
         self.workloads.insert(name.to_owned(), workload);
     }
 
@@ -78,9 +79,30 @@ impl Stage {
         self.cluster.wait_for_sync();
     }
 
-    /// The node.
+    /// The first node.
     pub fn node(&self) -> &Node {
         self.cluster.node()
+    }
+
+    /// The nodes.
+    pub fn nodes(&self) -> &[Node] {
+        self.cluster.nodes()
+    }
+
+    /// A client that is no part of the cluster.
+    pub fn outside(&self) -> &Outside {
+        self.cluster.outside()
+    }
+
+    /// The node that a Pod of the samples runs on.
+    ///
+    /// # Panics
+    /// If there is no such Pod, or its node isn't one of the demo's.
+    #[track_caller]
+    pub fn node_of(&self, pod: &str) -> &Node {
+        let wanted = self.samples.object("Pod", pod)["spec"]["nodeName"].as_str().unwrap_or_default();
+        let found = self.nodes().iter().find(|node| node.name() == wanted);
+        found.unwrap_or_else(|| panic!("Pod {pod} is on {wanted:?}, which is no node of the demo"))
     }
 
     /// The samples.

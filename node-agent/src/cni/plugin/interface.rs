@@ -177,7 +177,7 @@ impl Interface<'_> {
     fn routes(&self, ifindex: u32) -> Vec<Route> {
         let through_node = |network: &IpNetwork| {
             let gateway = gateway(network.is_ipv6());
-            Route { destination: *network, ifindex, gateway: Some(gateway), source: None }
+            Route { destination: *network, ifindex, gateway: Some(gateway), source: None, mtu: None }
         };
         let needs_gateway = self.routes.iter().any(IpNetwork::is_ipv4);
         let to_gateway = needs_gateway.then(|| Route::to_host(gateway(false), ifindex));

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use futures::TryStreamExt;
 use rtnetlink::{
     LinkMessageBuilder, LinkUnspec, LinkVeth,
-    packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    packet_route::link::{InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
 };
 
 use super::{Netlink, NetlinkError, absent_is_fine, errno};
@@ -34,6 +34,8 @@ pub struct Link {
     pub peer_index: Option<u32>,
     /// The device that it is enslaved to, if any.
     pub controller: Option<u32>,
+    /// For a VXLAN device that is told the tunnel end with each packet: its UDP port.
+    pub metadata_port: Option<u16>,
 }
 
 /// One end of a veth pair to be made.
@@ -61,6 +63,7 @@ impl Link {
             loopback: flags.contains(LinkFlags::Loopback),
             peer_index: None,
             controller: None,
+            metadata_port: None,
         };
         for attribute in message.attributes {
             match attribute {
@@ -71,8 +74,10 @@ impl Link {
                 LinkAttribute::Controller(index) => link.controller = Some(index),
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
-                        if let LinkInfo::Kind(kind) = info {
-                            link.kind = kind.to_string();
+                        match info {
+                            LinkInfo::Kind(kind) => link.kind = kind.to_string(),
+                            LinkInfo::Data(InfoData::Vxlan(data)) => link.metadata_port = metadata_port(&data),
+                            _ => {}
                         }
                     }
                 }
@@ -160,6 +165,14 @@ impl Netlink {
         // RTM_SETLINK, knows every attribute.
         self.handle.link().change(message).execute().await.map_err(|e| NetlinkError::refused(action())(e))
     }
+}
+
+fn metadata_port(data: &[InfoVxlan]) -> Option<u16> {
+    let port = data.iter().find_map(|info| match info {
+        InfoVxlan::Port(port) => Some(*port),
+        _ => None,
+    });
+    port.filter(|_| data.contains(&InfoVxlan::CollectMetadata(true)))
 }
 
 fn found(

@@ -6,10 +6,12 @@
 //! kind). This module must not know pods, Services or Kubernetes.
 
 mod address;
+mod events;
 mod host_device;
 mod host_end;
 mod link;
 mod neighbour;
+mod overlay;
 mod route;
 mod uplink;
 
@@ -18,12 +20,14 @@ use std::io;
 use tokio::task::JoinHandle;
 
 pub use address::InterfaceAddress;
+pub use events::{Event, Events};
 pub use host_device::{HOST_DEVICE, HOST_DEVICE_PEER, HostDevice};
 pub use host_end::HostEnd;
 pub use link::{Link, VethEnd};
 pub use neighbour::Neighbour;
-pub use route::{ROUTE_PROTOCOL, Route};
-pub use uplink::Uplink;
+pub use overlay::{OVERLAY_DEVICE, OVERLAY_PORT};
+pub use route::{ROUTE_PROTOCOL, Route, StandingRoutes};
+pub use uplink::{Uplink, UplinkChoice};
 
 use super::sysctl::SysctlError;
 

@@ -2,18 +2,20 @@
 //! replaced or deleted.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use futures::TryStreamExt;
+use futures::{TryStreamExt, future::join_all};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use rtnetlink::{
     RouteMessageBuilder,
     packet_route::{
         AddressFamily,
         route::{
-            RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+            RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+            RouteScope, RouteType, RouteVia,
         },
     },
 };
@@ -35,11 +37,25 @@ pub struct Route {
     /// Through which interface.
     pub ifindex: u32,
     /// By which router on the link, if not straight to the destination. It need
-    /// not be in a network of the interface.
+    /// not be in a network of the interface, and may be an IPv6 one for an IPv4 destination.
     pub gateway: Option<IpAddr>,
     /// The source address for packets that have none yet.
     pub source: Option<IpAddr>,
+    /// The largest packet that it takes, in bytes, if not the interface's.
+    pub mtu: Option<u32>,
 }
+
+/// The routes of the main table, as far as they concern Fairlead.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StandingRoutes {
+    /// Those that Fairlead made, in this run or an earlier one.
+    pub ours: Vec<Route>,
+    /// Destinations of others' routes that come before one of ours to the same destination would.
+    pub foreign: BTreeSet<IpNetwork>,
+}
+
+/// So many requests are under way at a time: their answers must fit into the socket's buffer.
+const AT_A_TIME: usize = 64;
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -59,13 +75,13 @@ impl Route {
 
     /// A route straight to a network.
     pub fn to_network(destination: IpNetwork, ifindex: u32) -> Self {
-        Self { destination, ifindex, gateway: None, source: None }
+        Self { destination, ifindex, gateway: None, source: None, mtu: None }
     }
 
     /// A default route of the gateway's family.
     pub fn default_via(gateway: IpAddr, ifindex: u32) -> Self {
         let destination = if gateway.is_ipv4() { ANY_V4.into() } else { ANY_V6.into() };
-        Self { destination, ifindex, gateway: Some(gateway), source: None }
+        Self { destination, ifindex, gateway: Some(gateway), source: None, mtu: None }
     }
 
     fn message(&self) -> RouteMessage {
@@ -82,33 +98,40 @@ impl Route {
             message.attributes.push(RouteAttribute::Destination(destination.into()));
         }
         if let Some(gateway) = self.gateway {
-            message.attributes.push(RouteAttribute::Gateway(gateway.into()));
+            message.attributes.push(match gateway {
+                IpAddr::V6(v6) if destination.is_ipv4() => RouteAttribute::Via(RouteVia::Inet6(v6)),
+                _ => RouteAttribute::Gateway(gateway.into()),
+            });
             message.header.flags |= RouteFlags::Onlink;
         }
         if let Some(source) = self.source {
             message.attributes.push(RouteAttribute::PrefSource(source.into()));
         }
+        if let Some(mtu) = self.mtu {
+            message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+        }
         message
     }
 
     fn from_message(message: &RouteMessage) -> Option<Self> {
-        let mut destination = match message.header.address_family {
-            AddressFamily::Inet => ANY_V4.ip().into(),
-            AddressFamily::Inet6 => ANY_V6.ip().into(),
-            _ => return None,
-        };
-        let (mut ifindex, mut gateway, mut source) = (None, None, None);
+        let destination = destination(message)?;
+        let (mut ifindex, mut gateway, mut source, mut mtu) = (None, None, None, None);
         for attribute in &message.attributes {
             match attribute {
-                RouteAttribute::Destination(address) => destination = ip(address)?,
                 RouteAttribute::Oif(index) => ifindex = Some(*index),
                 RouteAttribute::Gateway(address) => gateway = ip(address),
+                RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some(IpAddr::V6(*address)),
                 RouteAttribute::PrefSource(address) => source = ip(address),
+                RouteAttribute::Metrics(metrics) => {
+                    mtu = metrics.iter().find_map(|metric| match metric {
+                        RouteMetric::Mtu(mtu) => Some(*mtu),
+                        _ => None,
+                    });
+                }
                 _ => {}
             }
         }
-        let destination = IpNetwork::new(destination, message.header.destination_prefix_length).ok()?;
-        Some(Self { destination, ifindex: ifindex?, gateway, source })
+        Some(Self { destination, ifindex: ifindex?, gateway, source, mtu })
     }
 }
 
@@ -134,6 +157,19 @@ impl Netlink {
         Ok(self.main_routes().await?.iter().filter(|m| is_ours(m)).filter_map(Route::from_message).collect())
     }
 
+    /// Our routes, and where others' stand in their way.
+    pub async fn standing_routes(&self) -> Result<StandingRoutes, NetlinkError> {
+        let mut standing = StandingRoutes::default();
+        for message in self.main_routes().await? {
+            if is_ours(&message) {
+                standing.ours.extend(Route::from_message(&message));
+            } else if comes_first(&message) {
+                standing.foreign.extend(destination(&message));
+            }
+        }
+        Ok(standing)
+    }
+
     /// Every route of the main table that goes through one interface, whoever made it.
     pub async fn routes_through(&self, ifindex: u32) -> Result<Vec<Route>, NetlinkError> {
         let routes = self.main_routes().await?;
@@ -144,19 +180,37 @@ impl Netlink {
     ///
     /// A route to it that isn't ours is an error and stays.
     pub async fn set_route(&self, route: &Route) -> Result<(), NetlinkError> {
-        let Err(refused) = self.handle.route().add(route.message()).execute().await else { return Ok(()) };
-        let action = format!("add the route to {route}");
-        if errno(&refused) != Some(libc::EEXIST) {
-            return Err(NetlinkError::refused(action)(refused));
+        self.set_routes(std::slice::from_ref(route)).await.pop().unwrap_or(Ok(()))
+    }
+
+    /// Makes routes as [`Netlink::set_route`] does. The outcomes are in the routes' order.
+    pub async fn set_routes(&self, routes: &[Route]) -> Vec<Result<(), NetlinkError>> {
+        let mut outcomes = Vec::with_capacity(routes.len());
+        for some in routes.chunks(AT_A_TIME) {
+            let add = some.iter().map(|route| self.handle.route().add(route.message()).execute());
+            outcomes.extend(join_all(add).await);
         }
-        let standing = self.main_routes().await?;
-        let same_destination = |m: &&RouteMessage| {
-            Route::from_message(m).is_some_and(|r| r.destination == route.destination) && has_default_priority(m)
+        let exists = |outcome: &Result<(), rtnetlink::Error>| {
+            outcome.as_ref().is_err_and(|error| errno(error) == Some(libc::EEXIST))
         };
-        if standing.iter().filter(same_destination).any(|m| !is_ours(m)) {
-            return Err(NetlinkError::Foreign { what: format!("a route to {}", route.destination) });
+        let standing = if outcomes.iter().any(exists) { Some(self.standing_routes().await) } else { None };
+        let mut settled = Vec::with_capacity(routes.len());
+        for (route, outcome) in routes.iter().zip(outcomes) {
+            let refused = || NetlinkError::refused(format!("add the route to {route}"));
+            settled.push(match (&standing, outcome) {
+                (Some(Ok(standing)), outcome) if exists(&outcome) => {
+                    match standing.foreign.contains(&route.destination) {
+                        true => Err(NetlinkError::Foreign { what: format!("a route to {}", route.destination) }),
+                        false => {
+                            let replace = self.handle.route().add(route.message()).replace();
+                            replace.execute().await.map_err(refused())
+                        }
+                    }
+                }
+                (_, outcome) => outcome.map_err(refused()),
+            });
         }
-        self.handle.route().add(route.message()).replace().execute().await.map_err(NetlinkError::refused(action))
+        settled
     }
 
     /// Deletes a route of ours; `false` if there is none such.
@@ -167,13 +221,37 @@ impl Netlink {
     }
 }
 
-fn is_ours(message: &RouteMessage) -> bool {
+pub(super) fn is_ours(message: &RouteMessage) -> bool {
     message.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL)
 }
 
-/// The kernel's default metrics: 0 for IPv4, 1024 for IPv6 (`IP6_RT_PRIO_USER`).
-fn has_default_priority(message: &RouteMessage) -> bool {
-    !message.attributes.iter().any(|a| matches!(a, RouteAttribute::Priority(p) if *p != 0 && *p != 1024))
+/// Whether a route comes before ours to the same destination: its metric is at most
+/// the kernel's default, 0 for IPv4 and 1024 for IPv6 (`IP6_RT_PRIO_USER`).
+fn comes_first(message: &RouteMessage) -> bool {
+    let default = if message.header.address_family == AddressFamily::Inet6 { 1024 } else { 0 };
+    !message.attributes.iter().any(|a| matches!(a, RouteAttribute::Priority(metric) if *metric > default))
+}
+
+/// Whether a route leads to a router, rather than straight to its destination.
+pub(super) fn has_router(message: &RouteMessage) -> bool {
+    let is_router = |attribute: &RouteAttribute| {
+        matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_))
+    };
+    message.attributes.iter().any(is_router)
+}
+
+/// Where a route leads, whatever its kind.
+pub(super) fn destination(message: &RouteMessage) -> Option<IpNetwork> {
+    let any = match message.header.address_family {
+        AddressFamily::Inet => ANY_V4.ip().into(),
+        AddressFamily::Inet6 => ANY_V6.ip().into(),
+        _ => return None,
+    };
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(address) => Some(ip(address)),
+        _ => None,
+    });
+    IpNetwork::new(address.unwrap_or(Some(any))?, message.header.destination_prefix_length).ok()
 }
 
 pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {

@@ -151,6 +151,7 @@ mod tests {
             interner.compact(
                 &mut Node {
                     key: ObjectKey::new("", "n"),
+                    created: 0,
                     pod_cidrs: Vec::new(),
                     addresses: Vec::new(),
                     zone: number.to_string().into(),

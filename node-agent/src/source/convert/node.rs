@@ -32,6 +32,7 @@ impl Trim for api::Node {
         }
         Some(
             Node {
+                created: self.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
                 pod_cidrs,
                 addresses,
                 zone: shared(label(&self.metadata, LABEL_ZONE)),

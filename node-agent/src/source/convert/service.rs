@@ -5,7 +5,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::{Findings, Trim, is_foreign, shared};
+use super::{Findings, Trim, address::parse_cidr, is_foreign, shared};
 use crate::model::objects::{
     Kind, LoadBalancerIngress, Object, ObjectKey, Service, ServicePort, ServiceType, TrafficPolicy,
 };
@@ -48,7 +48,7 @@ impl Trim for api::Service {
                 cluster_ips: cluster_ips(&spec, findings),
                 external_ips: findings.ips("spec.externalIPs", spec.external_ips.iter().flatten()),
                 load_balancer: load_balancer(status.and_then(|status| status.load_balancer), findings),
-                has_source_ranges: !source_ranges.is_empty(),
+                unread_source_ranges: source_ranges.iter().any(|range| parse_cidr(range).is_none()),
                 source_ranges: findings.cidrs("spec.loadBalancerSourceRanges", &source_ranges),
                 ports: ports(spec.ports.as_deref().unwrap_or_default(), findings),
                 affinity_seconds: affinity(&spec, findings),

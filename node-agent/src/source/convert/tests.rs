@@ -43,7 +43,7 @@ fn plain_service() -> Service {
         external_ips: Vec::new(),
         load_balancer: Vec::new(),
         source_ranges: Vec::new(),
-        has_source_ranges: false,
+        unread_source_ranges: false,
         ports: Vec::new(),
         affinity_seconds: None,
         internal_policy: TrafficPolicy::Cluster,
@@ -90,7 +90,7 @@ fn a_service_in_full() {
             LoadBalancerIngress { ip: ip("198.51.100.2"), proxy: true },
         ],
         source_ranges: networks(&["203.0.113.0/25"]),
-        has_source_ranges: true,
+        unread_source_ranges: false,
         ports: vec![
             ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: 30080 },
             ServicePort { name: "dns".into(), protocol: Protocol::Udp, port: 53, node_port: 0 },
@@ -110,8 +110,11 @@ fn services() {
     let addresses = |cluster_ips: &[&str]| Service { cluster_ips: ips(cluster_ips), ..plain_service() };
     let ports = |ports| Service { ports, ..plain_service() };
     let affinity = |seconds| Service { affinity_seconds: seconds, ..plain_service() };
-    let ranges =
-        |ranges: &[&str]| Service { source_ranges: networks(ranges), has_source_ranges: true, ..plain_service() };
+    let ranges = |ranges: &[&str], unread| Service {
+        source_ranges: networks(ranges),
+        unread_source_ranges: unread,
+        ..plain_service()
+    };
     for (spec, expected, message) in [
         (json!({}), plain_service(), ""),
         (json!({"clusterIP": "10.0.0.1"}), addresses(&["10.0.0.1"]), ""),
@@ -175,12 +178,12 @@ fn services() {
         (json!({"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 5}}}), affinity(None), ""),
         (
             json!({"loadBalancerSourceRanges": ["192.168.0.0/24", " 203.0.113.000/025 "]}),
-            ranges(&["192.168.0.0/24", "203.0.113.0/25"]),
+            ranges(&["192.168.0.0/24", "203.0.113.0/25"], false),
             "",
         ),
         (
             json!({"loadBalancerSourceRanges": ["everyone"]}),
-            ranges(&[]),
+            ranges(&[], true),
             "spec.loadBalancerSourceRanges[0]: \"everyone\" is not a CIDR, left out",
         ),
         (json!({"loadBalancerSourceRanges": []}), plain_service(), ""),
@@ -404,6 +407,7 @@ fn pods() {
 fn nodes() {
     let plain = || Node {
         key: ObjectKey::new("", "x"),
+        created: 0,
         pod_cidrs: Vec::new(),
         addresses: Vec::new(),
         zone: "".into(),
@@ -413,7 +417,10 @@ fn nodes() {
         (json!({}), plain(), ""),
         (
             json!({
-                "metadata": {"labels": {"topology.kubernetes.io/zone": "z1"}},
+                "metadata": {
+                    "creationTimestamp": "1970-01-01T00:01:00Z",
+                    "labels": {"topology.kubernetes.io/zone": "z1"},
+                },
                 "spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd00:1::/64"]},
                 "status": {"addresses": [
                     {"type": "ExternalIP", "address": "192.0.2.1"},
@@ -423,6 +430,7 @@ fn nodes() {
                 ]},
             }),
             Node {
+                created: 60,
                 pod_cidrs: networks(&["10.1.0.0/24", "fd00:1::/64"]),
                 addresses: ips(&["192.168.0.2", "fd00::2", "192.0.2.1"]),
                 zone: "z1".into(),

@@ -12,7 +12,7 @@ fn path(name: &str) -> Arc<Path> {
 
 fn node(name: &str, zone: &str) -> Object {
     let key = ObjectKey::new("", name);
-    Node { key, pod_cidrs: Vec::new(), addresses: Vec::new(), zone: zone.into(), deleting: false }.into()
+    Node { key, created: 0, pod_cidrs: Vec::new(), addresses: Vec::new(), zone: zone.into(), deleting: false }.into()
 }
 
 /// Nodes as `name:zone`, one that is partly bad as `name:zone!`, one that is wholly bad as `name!`.

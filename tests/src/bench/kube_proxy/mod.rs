@@ -43,20 +43,7 @@ impl Mode {
     }
 }
 
-/// A node, as kube-proxy sees it.
-#[derive(Clone, Copy)]
-pub struct ProxiedNode<'a> {
-    /// Its network namespace.
-    pub namespace: &'a Namespace,
-    /// Its address, at which NodePorts are; none of its interfaces needs to have it.
-    pub address: Ipv4Addr,
-    /// Its pods' network.
-    pub pod_cidr: &'a str,
-    /// The Services' network.
-    pub service_cidr: &'a str,
-}
-
-/// Whose rules [`load_rules`] loads.
+/// Whose rules [`Rules::load`] loads.
 pub fn origin() -> String {
     match program::find() {
         Some(program) => match program::version(&program) {
@@ -72,43 +59,66 @@ pub fn is_on_path() -> bool {
     program::find().is_some()
 }
 
-/// Loads the rules for the Services below `manifests` into the node's network
-/// namespace: kube-proxy writes them if it is on PATH, else they are generated.
-///
-/// # Errors
-/// A manifest that can't be read, or a program that fails or isn't installed.
-pub fn load_rules(mode: Mode, manifests: &Path, node: ProxiedNode<'_>) -> Result<()> {
-    match program::find() {
-        Some(program) => program::write_rules(&program, mode, manifests, node),
-        None => load_generated_rules(mode, manifests, node),
-    }
+/// Rules to load.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// Of which kind.
+    pub mode: Mode,
+    /// The Services are below this directory.
+    pub manifests: &'a Path,
+    /// The node's address, at which NodePorts are if an interface has it.
+    pub address: Ipv4Addr,
+    /// Who is a pod.
+    pub pod_cidr: &'a str,
+    /// Where ClusterIPs are.
+    pub service_cidr: &'a str,
 }
 
-/// Loads generated rules for the Services below `manifests`.
-///
-/// # Errors
-/// A manifest that can't be read, or a loader that fails or isn't installed.
-pub fn load_generated_rules(mode: Mode, manifests: &Path, node: ProxiedNode<'_>) -> Result<()> {
-    let ports: Vec<ProxiedPort> =
-        read_manifests(manifests)?.into_iter().filter(|port| matches!(port.cluster_ip, IpAddr::V4(_))).collect();
-    let (rules, loader): (String, &[&str]) = match mode {
-        Mode::Iptables => (iptables_rules(&ports, node.pod_cidr), &["iptables-restore", "--noflush"]),
-        Mode::Nftables => (nftables_rules(&ports, node), &["nft", "-f", "-"]),
-    };
-    let mut child = node
-        .namespace
-        .command(loader[0])
-        .args(&loader[1..])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("can't run nsenter")?;
-    // A loader that stops reading says why on stderr.
-    let _ = child.stdin.take().expect("stdin is piped").write_all(rules.as_bytes());
-    let output = child.wait_with_output()?;
-    let message = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{} failed: {}", loader.join(" "), message.lines().take(5).collect::<String>());
-    Ok(())
+impl Rules<'_> {
+    /// Loads them into the node's network namespace: kube-proxy writes them if it is
+    /// on PATH, a process of that cgroup; else they are generated.
+    ///
+    /// # Errors
+    /// A manifest that can't be read, or a program that fails or isn't installed.
+    pub fn load(&self, node: &Namespace, cgroup: &Path) -> Result<()> {
+        match program::find() {
+            Some(program) => program::write_rules(&program, self, node, cgroup),
+            None => self.load_generated(node),
+        }
+    }
+
+    /// Loads generated ones into the node's network namespace.
+    ///
+    /// # Errors
+    /// A manifest that can't be read, or a loader that fails or isn't installed.
+    pub fn load_generated(&self, node: &Namespace) -> Result<()> {
+        let ports: Vec<ProxiedPort> = read_manifests(self.manifests)?
+            .into_iter()
+            .filter(|port| matches!(port.cluster_ip, IpAddr::V4(_)))
+            .collect();
+        let (rules, loader): (String, &[&str]) = match self.mode {
+            Mode::Iptables => (iptables_rules(&ports, self.pod_cidr), &["iptables-restore", "--noflush"]),
+            Mode::Nftables => (nftables_rules(&ports, self), &["nft", "-f", "-"]),
+        };
+        let mut child = node
+            .command(loader[0])
+            .args(&loader[1..])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("can't run nsenter")?;
+        // A loader that stops reading says why on stderr.
+        let _ = child.stdin.take().expect("stdin is piped").write_all(rules.as_bytes());
+        let output = child.wait_with_output()?;
+        let message = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "{} failed: {}",
+            loader.join(" "),
+            message.lines().take(5).collect::<String>()
+        );
+        Ok(())
+    }
 }
 
 /// Sets what kube-proxy sets beside its rules: conntrack's size.

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeSet, fmt::Write};
 
-use super::{ProxiedNode, ProxiedPort};
+use super::{ProxiedPort, Rules};
 
 /// The rules for `nft -f`, into no table `kube-proxy`, IPv4. Every endpoint is one of
 /// this node, as the benchmark's are.
-pub fn nftables_rules(ports: &[ProxiedPort], node: ProxiedNode<'_>) -> String {
-    let ProxiedNode { address: node_ip, pod_cidr, service_cidr, .. } = node;
+pub fn nftables_rules(ports: &[ProxiedPort], rules: &Rules<'_>) -> String {
+    let Rules { address: node_ip, pod_cidr, service_cidr, .. } = rules;
     let mut chains = String::new();
     let mut service_ips = String::new();
     let mut no_endpoints = String::new();
@@ -171,8 +171,7 @@ fn put(rules: &mut String, line: std::fmt::Arguments<'_>) {
 mod tests {
     use std::{net::Ipv4Addr, path::Path};
 
-    use super::*;
-    use crate::sandbox::Namespace;
+    use super::{super::Mode, *};
 
     fn rules(endpoints: &[&str]) -> String {
         let port = ProxiedPort {
@@ -183,13 +182,14 @@ mod tests {
             node_port: 30080,
             endpoints: endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect(),
         };
-        let node = ProxiedNode {
-            namespace: &Namespace::at(Path::new("node")),
+        let rules = Rules {
+            mode: Mode::Nftables,
+            manifests: Path::new(""),
             address: Ipv4Addr::new(192, 0, 2, 1),
             pod_cidr: "10.1.0.0/24",
             service_cidr: "10.96.0.0/16",
         };
-        nftables_rules(&[port], node)
+        nftables_rules(&[port], &rules)
     }
 
     #[test]

@@ -14,9 +14,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::{Mode, ProxiedNode, api_server::ApiServer, read_documents};
+use super::{Rules, api_server::ApiServer, read_documents};
 use crate::{
     bench::{metrics, workload::NODE},
+    sandbox::Namespace,
     wait,
 };
 
@@ -47,34 +48,28 @@ pub(super) fn version(program: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Has it write its rules for the Services below `manifests` into the node's network namespace.
+/// Has it write its rules into the node's network namespace, as a process of that cgroup.
 ///
 /// # Errors
 /// A manifest that can't be read, or kube-proxy doesn't start or write rules; the end of its log says why.
-pub(super) fn write_rules(
-    program: &Path,
-    mode: Mode,
-    manifests: &Path,
-    node: ProxiedNode<'_>,
-) -> Result<()> {
-    let ProxiedNode { namespace, address, pod_cidr, service_cidr } = node;
-    let mut objects: Vec<Value> = read_documents(manifests)?;
+pub(super) fn write_rules(program: &Path, rules: &Rules<'_>, node: &Namespace, cgroup: &Path) -> Result<()> {
+    let mut objects: Vec<Value> = read_documents(rules.manifests)?;
     objects.push(json!({
         "apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE},
-        "status": {"addresses": [{"type": "InternalIP", "address": address}]},
+        "status": {"addresses": [{"type": "InternalIP", "address": rules.address}]},
     }));
     objects.push(json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
-        "metadata": {"name": "kubernetes"}, "spec": {"cidrs": [service_cidr]},
+        "metadata": {"name": "kubernetes"}, "spec": {"cidrs": [rules.service_cidr]},
     }));
-    let server = ApiServer::start(namespace, objects)?;
+    let server = ApiServer::start(node, objects)?;
     let log = tempfile::NamedTempFile::new()?;
-    let mut command = namespace.command(program);
+    let mut command = node.command_in(cgroup, program);
     command
-        .arg(format!("--proxy-mode={}", mode.name()))
+        .arg(format!("--proxy-mode={}", rules.mode.name()))
         .arg(format!("--master={}", server.url()))
         .arg(format!("--hostname-override={NODE}"))
-        .args(["--detect-local-mode=ClusterCIDR", &format!("--cluster-cidr={pod_cidr}")])
+        .args(["--detect-local-mode=ClusterCIDR", &format!("--cluster-cidr={}", rules.pod_cidr)])
         // conntrack's size is one for all namespaces.
         .args(["--conntrack-max-per-core=0", "--conntrack-min=0"])
         .stderr(log.reopen()?);

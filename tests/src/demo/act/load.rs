@@ -38,7 +38,7 @@ pub(super) fn play(stage: &mut Stage, screen: &Screen) -> Scene {
     let leaving = ["web-1", dns];
     remove(stage, &leaving, &loads, &mut scene);
     add(stage, &leaving, &loads, &mut scene);
-    kill(stage.node(), &loads, &mut scene);
+    kill(stage.nodes(), &loads, &mut scene);
     scene
 }
 
@@ -71,35 +71,38 @@ fn add(stage: &mut Stage, leaving: &[&str], loads: &Loads, scene: &mut Scene) {
     scene.check("backends added under load", again.failed == 0 && even, found);
 }
 
-/// Kills the agent, lets the loads go on without one, starts it again; more than once.
-fn kill(node: &Node, loads: &Loads, scene: &mut Scene) {
-    let before = drops(node);
+/// Kills the agents, lets the loads go on without them, starts them again; more than once.
+fn kill(nodes: &[Node], loads: &Loads, scene: &mut Scene) {
+    let before = drops(nodes);
     let since = Instant::now();
     let mut alone = 0;
     let killed = Phase::watch(loads, || {
         for _ in 0..KILLS {
-            node.kill_agent();
+            nodes.iter().for_each(Node::kill_agent);
             let from = loads.report();
             alone += loads.report().answered - from.answered;
-            node.spawn_agent();
-            node.wait_for_sync();
+            nodes.iter().for_each(Node::spawn_agent);
+            nodes.iter().for_each(Node::wait_for_sync);
         }
     });
     let seconds = since.elapsed().as_secs_f64();
-    scene.lines.push(killed.line(&format!("agent killed × {KILLS}")));
+    scene.lines.push(killed.line(&format!("agents killed × {KILLS}")));
     let (answered, alone, failures) = (thousands(killed.answered), thousands(alone), killed.failures.join("\n"));
     let failed = killed.failed;
-    let found = format!("{failed} failed, {answered} answered in {seconds:.1} s, {alone} without an agent\n{failures}");
-    scene.check("agent killed under load", failed == 0, found);
-    let lost = drops(node).saturating_sub(before);
-    scene.check("nothing dropped meanwhile", lost == 0, format!("{lost} packets counted as dropped by the datapath"));
+    let found = format!("{failed} failed, {answered} answered in {seconds:.1} s, {alone} without agents\n{failures}");
+    scene.check("agents killed under load", failed == 0, found);
+    let lost = drops(nodes).saturating_sub(before);
+    scene.check("nothing dropped meanwhile", lost == 0, format!("{lost} packets counted as dropped on the nodes"));
 }
 
-/// How many packets the datapath has dropped, for whatever reason.
-fn drops(node: &Node) -> u64 {
-    let status = node.cli_json(&["status"]);
-    let drops = status["drops"].as_object().into_iter().flatten();
-    drops.filter_map(|(_, count)| Value::as_u64(count)).sum()
+/// How many packets the nodes have dropped, for whatever reason.
+fn drops(nodes: &[Node]) -> u64 {
+    let statuses = nodes.iter().map(|node| node.cli_json(&["status"]));
+    let of_one = |status: Value| {
+        let drops = status["drops"].as_object().into_iter().flatten();
+        drops.filter_map(|(_, count)| Value::as_u64(count)).sum::<u64>()
+    };
+    statuses.map(of_one).sum()
 }
 
 /// The clients that ask all the time.

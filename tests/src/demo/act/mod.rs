@@ -1,4 +1,4 @@
-//! What the demo shows, one act after the other, each on the same node.
+//! What the demo shows, one act after the other, each on the same cluster.
 //!
 //! An act sends real traffic, and gives what it saw and whether it is as it should be. It panics, as
 //! the harness does, where it can't go on. A new act is a new entry of [`ACTS`].
@@ -6,7 +6,9 @@
 mod affinity;
 mod balance;
 mod families;
+mod leaving;
 mod load;
+mod outside;
 mod refusal;
 mod throughput;
 
@@ -25,7 +27,9 @@ pub const ACTS: &[Act] = &[
     Act { about: "connections and queries through Services", play: balance::play },
     Act { about: "session affinity", play: affinity::play },
     Act { about: "both families", play: families::play },
-    Act { about: "iperf3 through a ClusterIP", play: throughput::play },
+    Act { about: "clients outside the cluster", play: outside::play },
+    Act { about: "pods that dial the world", play: leaving::play },
+    Act { about: "iperf3 on a node and between nodes", play: throughput::play },
     Act { about: "what must be refused", play: refusal::play },
     Act { about: "changes and a killed agent under load", play: load::play },
 ];
