@@ -270,6 +270,7 @@ mod tests {
             loopback: false,
             peer_index: None,
             controller: None,
+            metadata_port: None,
         }
     }
 

@@ -75,7 +75,7 @@ pub(super) fn write_rules(program: &Path, rules: &Rules<'_>, node: &Namespace, c
         .stderr(log.reopen()?);
     let mut process = Process(command.spawn().with_context(|| format!("can't run {}", program.display()))?);
     let ended = wait::poll(PATIENCE, || match process.0.try_wait() {
-        Ok(None) if metrics::fetch(namespace).is_ok_and(|text| has_written(&text)) => Some(None),
+        Ok(None) if metrics::fetch(node).is_ok_and(|text| has_written(&text)) => Some(None),
         Ok(None) => {
             thread::sleep(PAUSE);
             None
