@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// All tables, each without bound.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[expect(missing_docs, reason = "each field is the table of its name")]
 pub struct MemoryTables {
     pub node: NodeConfig,

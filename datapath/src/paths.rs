@@ -18,6 +18,7 @@
 mod outside;
 mod translate;
 mod unsendable;
+pub mod wire;
 
 pub use unsendable::{Trouble, unsendable};
 

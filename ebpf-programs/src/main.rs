@@ -3,16 +3,19 @@
 //! A program reads its packet or socket, lets `datapath` decide, and performs
 //! the verdict. No decision is made here. The maps are in [`maps`], the adapters
 //! that make them `Tables` and packets `Packet` beside it.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 // For any other target there is nothing to build: the programs exist in the kernel only.
 #![cfg(target_arch = "bpf")]
 
+mod frame;
 mod maps;
+mod next_hop;
 mod route;
 mod skb;
 mod sockets;
 mod tables;
 mod traffic;
+mod xdp;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

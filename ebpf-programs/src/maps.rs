@@ -11,9 +11,11 @@ use aya_ebpf::{
 };
 use datapath::abi::{
     AffinityKey, AffinityValue, Backend, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey, FrontendValue,
-    NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, SocketPeerKey, SocketPeerValue, capacity,
+    NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, SocketPeerKey, SocketPeerValue, UplinkValue, capacity,
 };
 use datapath::paths::Work;
+
+use crate::next_hop::NextHop;
 
 #[map]
 pub static NODE_CONFIG: Array<NodeConfig> = Array::with_max_entries(capacity::NODE_CONFIG, 0);
@@ -48,6 +50,9 @@ pub static POD_NETNS: HashMap<u64, PodNetns> = HashMap::with_max_entries(capacit
 pub static NETWORKS: LpmTrie<[u32; 4], NetworkValue> = LpmTrie::with_max_entries(capacity::NETWORKS, BPF_F_NO_PREALLOC);
 
 #[map]
+pub static UPLINKS: Array<UplinkValue> = Array::with_max_entries(capacity::UPLINKS, 0);
+
+#[map]
 pub static FLOWS: LruHashMap<FlowKey, FlowValue> = LruHashMap::with_max_entries(capacity::FLOWS, 0);
 
 #[map]
@@ -63,3 +68,7 @@ pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(capacity::DRO
 /// What a program has at hand while it judges a packet. Of no concern to the agent, and never pinned.
 #[map]
 pub static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where packets were last sent by XDP. Of no concern to the agent, and never pinned.
+#[map]
+pub static NEXT_HOPS: PerCpuArray<NextHop> = PerCpuArray::with_max_entries(NextHop::SLOTS, 0);

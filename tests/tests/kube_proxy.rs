@@ -1,7 +1,7 @@
 //! The benchmark's generated rules against those that kube-proxy itself writes for the
 //! same Services. Skipped where kube-proxy is not on PATH.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr};
 
 use tests::{
     bench::kube_proxy::{Mode, Rules, is_on_path},
@@ -9,6 +9,7 @@ use tests::{
     sandbox::{Namespace, Sandbox, make_directory, run},
 };
 
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
 const POD_CIDR: &str = "10.244.1.0/24";
 const SERVICE_CIDR: &str = "10.96.0.0/16";
 const MANIFESTS: &str = "
@@ -18,7 +19,8 @@ metadata: {namespace: shop, name: web}
 spec:
   clusterIP: 10.96.0.10
   clusterIPs: [10.96.0.10]
-  ports: [{name: http, protocol: TCP, port: 80}, {name: dns, protocol: UDP, port: 53}]
+  type: NodePort
+  ports: [{name: http, protocol: TCP, port: 80, nodePort: 30080}, {name: dns, protocol: UDP, port: 53}]
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -77,7 +79,11 @@ fn compare(mode: Mode, rules: impl Fn(&Namespace) -> String) {
     make_directory(&manifests);
     fs::write(manifests.join("services.yaml"), MANIFESTS).unwrap();
     let (real, generated) = (sandbox.namespace("real"), sandbox.namespace("generated"));
-    let to_load = Rules { mode, manifests: &manifests, pod_cidr: POD_CIDR, service_cidr: SERVICE_CIDR };
+    for namespace in [&real, &generated] {
+        namespace.ip(&format!("address add {ADDRESS}/32 dev lo"));
+    }
+    let to_load =
+        Rules { mode, manifests: &manifests, address: ADDRESS, pod_cidr: POD_CIDR, service_cidr: SERVICE_CIDR };
     to_load.load(&real, &sandbox.cgroup()).unwrap();
     to_load.load_generated(&generated).unwrap();
     let [real, generated] = [real, generated].map(|node| sorted(&rules(&node)));
@@ -113,16 +119,18 @@ fn without_comment(line: &str) -> String {
 /// names proper are hashes.
 fn by_content(saved: &str) -> String {
     let mut names: BTreeMap<String, String> = BTreeMap::new();
-    for from in ["KUBE-SERVICES", "KUBE-SVC-"] {
+    for from in ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-SVC-"] {
         let mut place: BTreeMap<String, usize> = BTreeMap::new();
         for line in saved.lines().map(without_comment) {
             let Some((chain, to)) = line.strip_prefix("-A ").and_then(|rule| rule.split_once(" -j ")) else { continue };
             let (chain, condition) = chain.split_once(' ').unwrap_or((chain, ""));
-            if !chain.starts_with(from) || !(to.starts_with("KUBE-SVC-") || to.starts_with("KUBE-SEP-")) {
+            if !chain.starts_with(from) || !["KUBE-SVC-", "KUBE-SEP-", "KUBE-EXT-"].iter().any(|kind| to.starts_with(kind)) {
                 continue;
             }
             let name = if from == "KUBE-SERVICES" {
                 format!("service[{condition}]")
+            } else if from == "KUBE-NODEPORTS" {
+                format!("external[{condition}]")
             } else {
                 let place = place.entry(chain.to_owned()).or_default();
                 *place += 1;
@@ -163,7 +171,7 @@ fn blocks(listing: &str) -> String {
 }
 
 fn without_hash(word: &str) -> String {
-    match word.strip_prefix("service-") {
+    match word.strip_prefix("service-").or(word.strip_prefix("external-")) {
         Some(name) if name.contains('/') => name.split_once('-').map_or(name, |(_, name)| name).to_owned(),
         _ => word.to_owned(),
     }

@@ -56,6 +56,8 @@ tables! {
     POD_NETNS "POD_NETNS": u64 => PodNetns, 1 << 11;
     /// Networks, by longest prefix.
     NETWORKS "NETWORKS": NetworkKey => NetworkValue, 1 << 14;
+    /// Interfaces to the world on which XDP is, by slot.
+    UPLINKS "UPLINKS": u32 => UplinkValue, crate::abi::UplinkValue::SLOTS;
     /// Translated flows, both directions; least recently used first out.
     FLOWS "FLOWS": FlowKey => FlowValue, 1 << 17;
     /// Ports of fragmented datagrams; least recently used first out.

@@ -17,6 +17,7 @@ mod network;
 mod pod;
 mod service;
 mod socket;
+mod uplink;
 
 pub use address::{Addr, Be16, Family};
 pub use config::{NodeConfig, NodeState};
@@ -29,6 +30,7 @@ pub use service::{
     AffinityKey, AffinityValue, Backend, BlockRef, FrontendKey, FrontendValue, PodNetns, SourceRangeKey,
 };
 pub use socket::{SocketPeerKey, SocketPeerValue};
+pub use uplink::UplinkValue;
 
 /// IP protocol numbers, as IANA assigns them.
 pub mod protocol {

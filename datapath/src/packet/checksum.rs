@@ -3,6 +3,9 @@
 //! Sums are over 16-bit words as they lie in memory; one's complement addition
 //! doesn't care about byte order as long as all of it is the same.
 
+use super::headers::Headers;
+use crate::abi::Family;
+
 /// Folds a sum to 16 bits, with the carries added back.
 #[inline(always)]
 pub const fn fold(sum: u32) -> u16 {
@@ -55,6 +58,24 @@ impl Change {
 #[inline(always)]
 pub const fn update(checksum: u16, change: u32) -> u16 {
     !fold(add(change, !checksum as u32))
+}
+
+/// The sum over the pseudo-header of a segment of so many bytes, sent between the
+/// packet's ends in either direction: the order of addresses doesn't matter to it.
+#[inline(always)]
+pub fn pseudo_header(headers: &Headers, segment: u32, protocol: u8) -> u32 {
+    let mut sum = add(segment.to_be(), u32::from(protocol).to_be());
+    match headers.family {
+        Family::V4 => {
+            sum = add(add(sum, headers.src.v4_word()), headers.dst.v4_word());
+        }
+        Family::V6 => {
+            for i in 0..4 {
+                sum = add(add(sum, headers.src.0[i]), headers.dst.0[i]);
+            }
+        }
+    }
+    sum
 }
 
 #[cfg(test)]

@@ -99,7 +99,7 @@ fn reset<P: Packet>(packet: &mut P, headers: &Headers, flags: u8) -> Result<Answ
     let ports = join_ports(headers.dst_port, headers.src_port);
     let shape = (5 << 28 | u32::from(answer_flags) << 16).to_be();
     let mut segment = [ports, seq, ack, shape, 0];
-    let mut sum = pseudo_header(headers, TCP_HEADER, protocol::TCP);
+    let mut sum = checksum::pseudo_header(headers, TCP_HEADER, protocol::TCP);
     for word in segment {
         sum = checksum::add(sum, word);
     }
@@ -134,7 +134,7 @@ fn answer_icmp<P: Packet>(packet: &mut P, headers: &Headers, kind: u32, word: u3
     };
     let mut sum = match headers.family {
         Family::V4 => 0,
-        Family::V6 => pseudo_header(headers, ICMP_HEADER + quote, icmp),
+        Family::V6 => checksum::pseudo_header(headers, ICMP_HEADER + quote, icmp),
     };
     sum = checksum::add(checksum::add(sum, kind.to_be()), word.to_be());
     for i in 0..MAX_QUOTE_WORDS {
@@ -150,23 +150,6 @@ fn answer_icmp<P: Packet>(packet: &mut P, headers: &Headers, kind: u32, word: u3
     write_ip_header(packet, headers, ICMP_HEADER + quote, icmp)?;
     packet.write(header, [u32::from_ne_bytes([k, c, a, b]), word.to_be()])?;
     Ok(Answer::Ready)
-}
-
-/// The sum over the pseudo-header of the answer; the order of the addresses doesn't matter to it.
-#[inline(always)]
-fn pseudo_header(headers: &Headers, payload: u32, protocol: u8) -> u32 {
-    let mut sum = checksum::add(payload.to_be(), u32::from(protocol).to_be());
-    match headers.family {
-        Family::V4 => {
-            sum = checksum::add(checksum::add(sum, headers.src.v4_word()), headers.dst.v4_word());
-        }
-        Family::V6 => {
-            for i in 0..4 {
-                sum = checksum::add(checksum::add(sum, headers.src.0[i]), headers.dst.0[i]);
-            }
-        }
-    }
-    sum
 }
 
 /// Writes the answer's IP header: addresses swapped, no options.

@@ -27,9 +27,9 @@ pub(super) struct Member {
     /// See [`FlowValue::service`].
     pub service: u32,
     /// It comes from the backend.
-    reverse: bool,
+    pub reverse: bool,
     /// It goes out by the network, see [`FlowValue::OUT`].
-    out: bool,
+    pub out: bool,
     /// It is the last.
     ended: bool,
     /// It is an ICMP error about a packet of the flow, by which it travels back.
@@ -98,17 +98,29 @@ pub(super) fn begin_prepared<P: Packet, T: Tables>(packet: &mut P, work: &mut Wo
         work.verdict = Verdict::Pass;
         return;
     }
-    if let Err(reason) = track::open(tables, &work.key, &mut work.flow) {
-        work.verdict = Verdict::Drop(reason);
-        return;
+    match open(work, tables) {
+        Ok(()) => send(packet, work, tables, sender),
+        Err(reason) => work.verdict = Verdict::Drop(reason),
     }
+}
+
+/// Opens the prepared flow.
+#[inline(always)]
+pub(super) fn open<T: Tables>(work: &mut Work, tables: &mut T) -> Result<(), DropReason> {
+    track::open(tables, &work.key, &mut work.flow)?;
     note_ends(work, tables);
     remember_fragment(&work.headers, tables);
     // Another CPU may have been first, and then its choice stands.
+    take_place(work);
+    Ok(())
+}
+
+/// Notes what the first packet of the flow becomes, and its place in it.
+#[inline(always)]
+pub(super) fn take_place(work: &mut Work) {
     let forward = &work.flow.forward;
     work.ends = track::ends(forward);
     work.member = Member { service: forward.service, out: forward.flags & FlowValue::OUT != 0, ..Member::NONE };
-    send(packet, work, tables, sender);
 }
 
 /// Looks for the packet's flow, and notes its place in it and what it becomes.
@@ -155,7 +167,7 @@ fn send<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T, s
 
 /// Rewrites the packet as its flow says.
 #[inline(always)]
-fn apply<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) -> Result<(), DropReason> {
+pub(super) fn apply<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) -> Result<(), DropReason> {
     if work.member.ended {
         track::end(tables, &work.key, &work.ends);
     }
@@ -294,7 +306,7 @@ fn find_quoted<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T
 
 /// Finds the packet's flow. A later fragment has the ports that its first one had.
 #[inline(always)]
-fn find_flow<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
+pub(super) fn find_flow<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
     let headers = &mut work.headers;
     if headers.fragment == Fragment::Later {
         let Some(first) = tables.fragment(&headers.datagram()) else { return false };

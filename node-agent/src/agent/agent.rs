@@ -24,11 +24,13 @@ use super::{
     services::Services,
     settings,
     vitals::Vitals,
+    xdp::Xdp,
 };
 use crate::{
     cni::{attachment, service::CniService},
     kernel::{
         memory,
+        netdev::XdpChanges,
         netlink::{Event, Netlink},
         node_tables::NodeTables,
         pod_tables::PodTables,
@@ -74,6 +76,7 @@ pub struct Agent {
     pub(super) networks: NetworkTable,
     pub(super) peer_routes: PeerRoutes,
     pub(super) routes: HostRoutes,
+    pub(super) xdp: Xdp,
     pub(super) metrics: Metrics,
     vitals: watch::Sender<Vitals>,
     pub(super) began: Instant,
@@ -158,6 +161,7 @@ impl Agent {
             networks: NetworkTable::default(),
             peer_routes: PeerRoutes::default(),
             routes: HostRoutes::default(),
+            xdp: Xdp::new(flags.xdp),
             phase: Phase::Listing,
             node_seen: false,
             todo: Todo { node: true, install: cni.is_some(), ..Todo::default() },
@@ -295,6 +299,24 @@ impl Agent {
         self.reconcile().await;
     }
 
+    /// Word of what XDP can do with interfaces.
+    pub fn watch_xdp(&mut self) -> Option<XdpChanges> {
+        match self.xdp.watch() {
+            Ok(changes) => changes,
+            Err(error) => {
+                self.problems.set("XDP", format!("no word of what it can do with interfaces: {error}"));
+                None
+            }
+        }
+    }
+
+    /// What XDP can do has changed on an interface, or on any.
+    pub fn xdp_changed(&mut self, ifindex: Option<u32>) {
+        if ifindex.is_none_or(|ifindex| self.xdp.concerns(ifindex)) {
+            self.look_soon();
+        }
+    }
+
     /// When [`Agent::tick`] is due.
     pub fn next_tick(&self) -> Instant {
         let times = [Some(self.look_at), self.reclaim_at, self.retry.at()];
@@ -314,9 +336,13 @@ impl Agent {
             Event::OurRouteWent(destination) => self.peer_routes.has(destination) || self.routes.has(destination),
         };
         if matters {
-            let soon = (Instant::now() + LOOK_AFTER_EVENT).max(self.looked_at + LOOKS_APART);
-            self.look_at = self.look_at.min(soon);
+            self.look_soon();
         }
+    }
+
+    fn look_soon(&mut self) {
+        let soon = (Instant::now() + LOOK_AFTER_EVENT).max(self.looked_at + LOOKS_APART);
+        self.look_at = self.look_at.min(soon);
     }
 
     /// Whether all that the source has said is in force.
@@ -356,6 +382,7 @@ impl Agent {
         }
         for key in &dirty.services {
             self.routes.set_service(key, self.model.service(key));
+            self.todo.node |= self.xdp.set_service(key, self.model.service(key));
         }
     }
 

@@ -113,9 +113,18 @@ impl Dataplane {
         self.links.is_attached(hook)
     }
 
-    /// Takes our programs off every interface but these, and forgets those that are gone.
+    /// Takes our tc programs off every interface but these, and forgets those that are gone.
     pub fn prune_interfaces(&self, wanted: &BTreeSet<Hook>) -> Result<(), LinkError> {
-        let pruned = self.links.prune(|hook| matches!(hook, Hook::Socket(_)) || wanted.contains(&hook))?;
+        self.prune(|hook| !hook.is_tcx() || wanted.contains(&hook))
+    }
+
+    /// Takes our XDP program off every interface but these, and forgets those that are gone.
+    pub fn prune_xdp(&self, wanted: &BTreeSet<Hook>) -> Result<(), LinkError> {
+        self.prune(|hook| !hook.is_xdp() || wanted.contains(&hook))
+    }
+
+    fn prune(&self, keep: impl Fn(Hook) -> bool) -> Result<(), LinkError> {
+        let pruned = self.links.prune(keep)?;
         for hook in pruned {
             info!(%hook, "nothing of ours is needed there any more");
         }

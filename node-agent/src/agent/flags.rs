@@ -248,12 +248,4 @@ impl Flags {
         let mut given = given.map(|name| name.trim().to_lowercase()).filter(|name| !name.is_empty());
         given.next().unwrap_or_else(|| host_name.trim().to_lowercase())
     }
-
-    /// One line for each flag whose value matters only to what isn't there yet.
-    pub fn without_effect(&self) -> Vec<String> {
-        let outside = "traffic from outside the cluster is not balanced yet";
-        let flags = [(self.xdp != XdpMode::Auto, "xdp", outside)];
-        let without_effect = flags.into_iter().filter(|(given, ..)| *given);
-        without_effect.map(|(_, flag, why)| format!("--{flag} has no effect yet: {why}")).collect()
-    }
 }

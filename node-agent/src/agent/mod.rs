@@ -32,3 +32,4 @@ pub mod uplinks;
 pub mod vitals;
 pub mod waiters;
 mod wiring;
+pub mod xdp;

@@ -18,7 +18,7 @@ use crate::{
     kernel::{
         links::{Hook, LinkError},
         map::MapError,
-        netlink::{HostDevice, Netlink, NetlinkError, OVERLAY_DEVICE},
+        netlink::{HostDevice, Link, Netlink, NetlinkError, OVERLAY_DEVICE},
         netns::{self, NetnsError},
         node_tables::NodeTables,
         programs::Program,
@@ -209,6 +209,11 @@ impl Node {
         self.tell(tables, NodeConfig { overlay_ifindex: 0, ..self.config })?;
         info!(device = OVERLAY_DEVICE, "no node is reached in VXLAN any more");
         Ok(())
+    }
+
+    /// The interfaces through which the node reaches the world.
+    pub fn uplinks(&self) -> impl Iterator<Item = &Link> {
+        self.uplinks.links()
     }
 
     /// The hooks of the node's own interfaces, and the program for each.

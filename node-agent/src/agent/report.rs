@@ -45,6 +45,7 @@ pub fn report(agent: &Agent) -> StatusReport {
             .map(|fill| TableReport { name: fill.name.into(), entries: fill.entries, capacity: fill.capacity })
             .collect(),
         hooks: hooks.unwrap_or_default().iter().map(ToString::to_string).collect(),
+        xdp: agent.xdp.report(),
         problems,
         more_problems,
         ..StatusReport::default()

@@ -32,6 +32,7 @@ use crate::{
     },
     cni::{service::CniService, store::StoreError},
     kernel::{
+        netdev::XdpChanges,
         netlink::{Events, Netlink, NetlinkError},
         netns::{self, NetnsError},
         programs::kernel_release,
@@ -91,7 +92,6 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
     remembered.store().map_err(run_dir_error)?;
     let node_name = flags.node_name(env::var_os("NODE_NAME"), &host_name());
     info!(version = env!("CARGO_PKG_VERSION"), kernel = kernel_release(), node = node_name, "fairlead agent");
-    flags.without_effect().iter().for_each(|line| warn!("{line}"));
 
     // First what may turn out to be wrong without anything having been changed.
     let Source { mut messages, control } = source::start(&source_spec(&flags)).await?;
@@ -117,6 +117,7 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
         tokio::spawn(http::serve("--metrics-bind-address", address, http::metrics(agent.metrics()), said));
     }
 
+    let mut xdp_changes = agent.watch_xdp();
     let mut waiters = Waiters::default();
     let result = loop {
         let wake = waiters.next_deadline().into_iter().chain([agent.next_tick()]).min().expect("there are two");
@@ -146,6 +147,7 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
             },
             Some(said) = listening.recv() => note(&mut agent, &said),
             Some(event) = events.next() => agent.heard(&event),
+            change = next_change(&mut xdp_changes) => agent.xdp_changed(change),
             () = sleep_until(wake) => agent.tick().await,
         }
         for reply in waiters.due(agent.in_sync(), Instant::now()) {
@@ -176,6 +178,18 @@ fn answer(agent: &Agent, reply: Reply) {
         // Whoever asked may have gone.
         let _ = reply.send(Response::Status(Box::new(report::with_counts(report, &stats))));
     });
+}
+
+/// Of which interface XDP's abilities have changed; `None`: of any.
+async fn next_change(changes: &mut Option<XdpChanges>) -> Option<u32> {
+    match changes {
+        Some(watched) => watched.next().await.unwrap_or_else(|error| {
+            warn!(%error, "no more word of what XDP can do; it is looked at every few seconds");
+            *changes = None;
+            None
+        }),
+        None => std::future::pending().await,
+    }
 }
 
 fn note(agent: &mut Agent, said: &Listening) {

@@ -81,6 +81,12 @@ impl Agent {
         }
         let attached = self.node.attach(&self.dataplane, false).and_then(|()| self.prune());
         self.todo.node = !self.problems.record("programs at the node's interfaces", attached);
+        self.attach_xdp(false);
+    }
+
+    fn attach_xdp(&mut self, replace: bool) {
+        let Self { xdp, node, dataplane, node_tables, problems, .. } = self;
+        xdp.attach(node.uplinks(), dataplane, node_tables, problems, replace);
     }
 
     pub(super) fn apply_networks(&mut self) {
@@ -135,6 +141,7 @@ impl Agent {
         let sockets = self.problems.record("socket hooks", attached);
         let attached = self.node.attach(&self.dataplane, true).and_then(|()| self.prune());
         let interfaces = self.problems.record("programs at the node's interfaces", attached);
+        self.attach_xdp(true);
         let pruned = KernelPods { dataplane: &self.dataplane, netlink: &self.netlink, tables: &self.pod_tables }
             .prune(&self.cni.iter().flat_map(CniService::attachments).collect::<Vec<_>>());
         let pods = self.problems.record("the table of pods", pruned);

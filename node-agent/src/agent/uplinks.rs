@@ -68,6 +68,11 @@ impl Uplinks {
         Ok(())
     }
 
+    /// Their interfaces.
+    pub fn links(&self) -> impl Iterator<Item = &Link> {
+        self.uplinks.iter().map(|uplink| &uplink.link)
+    }
+
     /// Their indexes.
     pub fn indexes(&self) -> BTreeSet<u32> {
         self.uplinks.iter().map(|uplink| uplink.link.index).collect()

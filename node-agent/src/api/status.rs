@@ -33,10 +33,24 @@ pub struct StatusReport {
     pub drops: BTreeMap<String, u64>,
     /// Where programs of ours are: `cgroup-connect4`, `tcx-7-ingress`.
     pub hooks: Vec<String>,
+    /// XDP on each uplink.
+    pub xdp: Vec<XdpReport>,
     /// What is wrong at the moment; at most [`MAX_PROBLEMS`].
     pub problems: Vec<StatusProblem>,
     /// How many more problems there are.
     pub more_problems: u64,
+}
+
+/// XDP on an uplink.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct XdpReport {
+    /// The interface.
+    pub interface: String,
+    /// `native`, `generic` or `off`.
+    pub mode: String,
+    /// Why it is off or does not do all that it could; else empty.
+    pub reason: String,
 }
 
 /// How many problems a report carries.

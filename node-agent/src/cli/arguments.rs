@@ -222,8 +222,6 @@ mod tests {
         assert_eq!(networks.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "fd00::/8"]);
         assert_eq!(given.healthz_bind_address.0.unwrap().to_string(), "[::1]:10256");
         assert_eq!((given.metrics_bind_address.0, given.verbosity), (None, 2));
-        assert_eq!(given.without_effect().len(), 1);
-        assert!(flags(&[]).unwrap().without_effect().is_empty());
     }
 
     #[test]

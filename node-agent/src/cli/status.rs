@@ -83,6 +83,10 @@ fn table(report: &StatusReport) -> String {
         line("Applied", applied.join(", "));
     }
     line("Hooks", if report.hooks.is_empty() { "none".red().to_string() } else { report.hooks.join(" ") });
+    for (i, xdp) in report.xdp.iter().enumerate() {
+        let reason = if xdp.reason.is_empty() { String::new() } else { format!(" ({})", xdp.reason) };
+        line(if i == 0 { "XDP" } else { "" }, format!("{} {}{reason}", xdp.interface, xdp.mode));
+    }
     for (i, table) in report.tables.iter().enumerate() {
         let text = format!("{:<13}{:>8} of {:>8}", table.name, table.entries, table.capacity);
         let is_tight = table.entries * 10 > table.capacity * 9;
@@ -124,7 +128,7 @@ fn words(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::status::{StatusProblem, TableReport};
+    use crate::api::status::{StatusProblem, TableReport, XdpReport};
 
     #[test]
     fn a_report_for_people() {
@@ -137,6 +141,10 @@ mod tests {
             counts: [("endpointSlices".into(), 3)].into(),
             tables: vec![TableReport { name: "PODS".into(), entries: 4, capacity: 4096 }],
             drops: [("truncated".into(), 0), ("malformed-header".into(), 7)].into(),
+            xdp: vec![
+                XdpReport { interface: "eth0".into(), mode: "native".into(), reason: String::new() },
+                XdpReport { interface: "eth1".into(), mode: "off".into(), reason: "--xdp=off".into() },
+            ],
             problems: vec![StatusProblem { subject: "a.yaml".into(), message: "not YAML".into() }],
             more_problems: 2,
             ..StatusReport::default()
@@ -149,6 +157,8 @@ Source    dir:/m
 Version   0.1.0 on Linux 6.18
 Objects   3 endpoint slices
 Hooks     none
+XDP       eth0 native
+          eth1 off (--xdp=off)
 Tables    PODS                4 of     4096
 Drops     malformed-header                     7
 Problems  a.yaml: not YAML

@@ -51,6 +51,10 @@ pub enum Hook {
     Ingress(u32),
     /// Packets that an interface sends.
     Egress(u32),
+    /// Packets that an interface receives, in its driver.
+    DriverXdp(u32),
+    /// Packets that an interface receives, by XDP in the network stack.
+    GenericXdp(u32),
 }
 
 /// The pin's name. Interfaces by index: bpffs takes no dots, which their names may have.
@@ -60,6 +64,8 @@ impl fmt::Display for Hook {
             Self::Socket(hook) => write!(f, "cgroup-{}", hook.name()),
             Self::Ingress(ifindex) => write!(f, "tcx-{ifindex}-ingress"),
             Self::Egress(ifindex) => write!(f, "tcx-{ifindex}-egress"),
+            Self::DriverXdp(ifindex) => write!(f, "xdp-{ifindex}-native"),
+            Self::GenericXdp(ifindex) => write!(f, "xdp-{ifindex}-generic"),
         }
     }
 }
@@ -69,11 +75,14 @@ impl Hook {
         if let Some(name) = pin.strip_prefix("cgroup-") {
             return SocketHook::ALL.into_iter().find(|hook| hook.name() == name).map(Self::Socket);
         }
-        let (ifindex, side) = pin.strip_prefix("tcx-")?.split_once('-')?;
+        let (kind, rest) = pin.split_once('-')?;
+        let (ifindex, side) = rest.split_once('-')?;
         let ifindex = ifindex.parse().ok()?;
-        match side {
-            "ingress" => Some(Self::Ingress(ifindex)),
-            "egress" => Some(Self::Egress(ifindex)),
+        match (kind, side) {
+            ("tcx", "ingress") => Some(Self::Ingress(ifindex)),
+            ("tcx", "egress") => Some(Self::Egress(ifindex)),
+            ("xdp", "native") => Some(Self::DriverXdp(ifindex)),
+            ("xdp", "generic") => Some(Self::GenericXdp(ifindex)),
             _ => None,
         }
     }
@@ -82,7 +91,29 @@ impl Hook {
     pub fn ifindex(self) -> Option<u32> {
         match self {
             Self::Socket(_) => None,
-            Self::Ingress(ifindex) | Self::Egress(ifindex) => Some(ifindex),
+            Self::Ingress(ifindex)
+            | Self::Egress(ifindex)
+            | Self::DriverXdp(ifindex)
+            | Self::GenericXdp(ifindex) => Some(ifindex),
+        }
+    }
+
+    /// Whether it is tc's.
+    pub fn is_tcx(self) -> bool {
+        matches!(self, Self::Ingress(_) | Self::Egress(_))
+    }
+
+    /// Whether it is XDP's.
+    pub fn is_xdp(self) -> bool {
+        matches!(self, Self::DriverXdp(_) | Self::GenericXdp(_))
+    }
+
+    /// The hook that must be empty for this one to be taken: an interface has XDP in one mode.
+    fn rival(self) -> Option<Self> {
+        match self {
+            Self::DriverXdp(ifindex) => Some(Self::GenericXdp(ifindex)),
+            Self::GenericXdp(ifindex) => Some(Self::DriverXdp(ifindex)),
+            _ => None,
         }
     }
 
@@ -90,6 +121,7 @@ impl Hook {
         match self {
             Self::Socket(_) => cgroup.map(|cgroup| LinkTarget::Cgroup { id: cgroup.id() }),
             Self::Ingress(ifindex) | Self::Egress(ifindex) => Some(LinkTarget::Tcx { ifindex }),
+            Self::DriverXdp(ifindex) | Self::GenericXdp(ifindex) => Some(LinkTarget::Xdp { ifindex }),
         }
     }
 }
@@ -119,6 +151,9 @@ impl Links {
             let _ = sys::link_detach(link.as_fd());
             fs::remove_file(&pin).map_err(error("remove the stale pin of", hook))?;
         }
+        if let Some(rival) = hook.rival() {
+            self.detach(rival)?;
+        }
         let link = match hook {
             Hook::Socket(socket) => {
                 let cgroup = self.cgroup.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT));
@@ -126,6 +161,8 @@ impl Links {
             }
             Hook::Ingress(ifindex) => sys::link_tcx(program, ifindex, TcxSide::Ingress),
             Hook::Egress(ifindex) => sys::link_tcx(program, ifindex, TcxSide::Egress),
+            Hook::DriverXdp(ifindex) => sys::link_xdp(program, ifindex, true),
+            Hook::GenericXdp(ifindex) => sys::link_xdp(program, ifindex, false),
         };
         let link = link.map_err(error("attach to", hook))?;
         sys::pin(link.as_fd(), &pin).map_err(error("pin the link of", hook))
@@ -148,7 +185,7 @@ impl Links {
     /// Whether a program of ours really is at the hook.
     pub fn is_attached(&self, hook: Hook) -> bool {
         match sys::open_pin(&self.pin(hook)).and_then(|link| sys::link_target(link.as_fd())) {
-            Ok(LinkTarget::Tcx { ifindex }) => ifindex != 0,
+            Ok(LinkTarget::Tcx { ifindex } | LinkTarget::Xdp { ifindex }) => ifindex != 0,
             Ok(LinkTarget::Cgroup { id }) => id != 0,
             _ => false,
         }
@@ -203,10 +240,11 @@ mod tests {
     #[test]
     fn a_hook_is_known_by_its_pin() {
         let sockets = SocketHook::ALL.map(Hook::Socket);
-        for hook in sockets.into_iter().chain([Hook::Ingress(7), Hook::Egress(u32::MAX)]) {
+        let interfaces = [Hook::Ingress(7), Hook::Egress(u32::MAX), Hook::DriverXdp(7), Hook::GenericXdp(7)];
+        for hook in sockets.into_iter().chain(interfaces) {
             assert_eq!(Hook::parse(&hook.to_string()), Some(hook));
         }
-        for foreign in ["", "cgroup-", "cgroup-from_pod", "tcx-", "tcx-7", "tcx-x-ingress", "tcx-7-both"] {
+        for foreign in ["", "cgroup-", "cgroup-from_pod", "tcx-", "tcx-7", "tcx-x-ingress", "tcx-7-both", "xdp-7-ingress", "tcx-7-native"] {
             assert_eq!(Hook::parse(foreign), None, "{foreign}");
         }
     }

@@ -14,6 +14,7 @@ pub mod cgroup;
 pub mod links;
 pub mod map;
 pub mod memory;
+pub mod netdev;
 pub mod netlink;
 pub mod netns;
 pub mod node_tables;

@@ -1,4 +1,4 @@
-//! The tables of the node itself: its configuration and its networks.
+//! The tables of the node itself: its configuration, its networks and its uplinks.
 //!
 //! This module must not know where either comes from.
 
@@ -7,22 +7,27 @@ use std::{
     path::Path,
 };
 
-use datapath::abi::{Addr, NetworkKey, NetworkValue, NodeConfig};
+use datapath::abi::{Addr, NetworkKey, NetworkValue, NodeConfig, UplinkValue};
 use ipnetwork::IpNetwork;
 
 use super::map::{MapError, Table};
 
-/// NODE_CONFIG and NETWORKS.
+/// NODE_CONFIG, NETWORKS and UPLINKS.
 #[derive(Debug)]
 pub struct NodeTables {
     config: Table<u32, NodeConfig>,
     networks: Table<NetworkKey, NetworkValue>,
+    uplinks: Table<u32, UplinkValue>,
 }
 
 impl NodeTables {
     /// Opens the tables pinned in `dir`.
     pub fn open(dir: &Path) -> Result<Self, MapError> {
-        Ok(Self { config: Table::open(dir, "NODE_CONFIG")?, networks: Table::open(dir, "NETWORKS")? })
+        Ok(Self {
+            config: Table::open(dir, "NODE_CONFIG")?,
+            networks: Table::open(dir, "NETWORKS")?,
+            uplinks: Table::open(dir, "UPLINKS")?,
+        })
     }
 
     /// What the programs know of the node; all zero until it has been set.
@@ -51,6 +56,21 @@ impl NodeTables {
         for key in self.networks.keys()? {
             if !wanted.contains(&(key.prefix_len, key.addr)) {
                 self.networks.remove(&key)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what XDP may do with an uplink.
+    pub fn set_uplink(&self, value: &UplinkValue) -> Result<(), MapError> {
+        self.uplinks.set(&UplinkValue::slot(value.ifindex), value)
+    }
+
+    /// Forgets every uplink but these.
+    pub fn prune_uplinks(&self, kept: &BTreeSet<u32>) -> Result<(), MapError> {
+        for (slot, uplink) in self.uplinks.entries()? {
+            if uplink != UplinkValue::default() && !kept.contains(&uplink.ifindex) {
+                self.uplinks.set(&slot, &UplinkValue::default())?;
             }
         }
         Ok(())

@@ -5,6 +5,7 @@
 
 use datapath::abi::{
     Addr, Backend, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, PodNetns, PodValue, SourceRangeKey,
+    UplinkValue,
 };
 
 /// A type that is only its bytes.
@@ -36,4 +37,5 @@ plain!(
     PodNetns,
     PodValue,
     SourceRangeKey,
+    UplinkValue,
 );

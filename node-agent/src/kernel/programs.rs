@@ -132,6 +132,8 @@ pub enum Program {
     FromHostLoopback,
     /// What comes in by an uplink.
     FromNetwork,
+    /// The same, before the kernel makes a socket buffer of it.
+    FromWire,
     /// What comes in by the overlay.
     FromOverlay,
     /// What leaves by an uplink.
@@ -142,7 +144,7 @@ pub enum Program {
 
 impl Program {
     /// The programs of interfaces.
-    const INTERFACE: [Self; 9] = [
+    const INTERFACE: [Self; 10] = [
         Self::FromPod,
         Self::FromHeldPod,
         Self::ToPod,
@@ -152,6 +154,7 @@ impl Program {
         Self::FromOverlay,
         Self::ToNetwork,
         Self::ToOverlay,
+        Self::FromWire,
     ];
 
     /// Its name in the object.
@@ -164,6 +167,7 @@ impl Program {
             Self::FromHost => "from_host",
             Self::FromHostLoopback => "from_host_loopback",
             Self::FromNetwork => "from_network",
+            Self::FromWire => "from_wire",
             Self::FromOverlay => "from_overlay",
             Self::ToNetwork => "to_network",
             Self::ToOverlay => "to_overlay",
@@ -282,6 +286,7 @@ fn load_one(program: &mut aya::programs::Program) -> Result<OwnedFd, ProgramErro
     use aya::programs::Program as Aya;
     match program {
         Aya::SchedClassifier(program) => program.load()?,
+        Aya::Xdp(program) => program.load()?,
         Aya::CgroupSockAddr(program) => program.load()?,
         _ => return Err(ProgramError::UnexpectedProgramType),
     }

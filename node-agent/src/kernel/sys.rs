@@ -15,7 +15,7 @@ use std::{
 };
 
 use aya_obj::generated::{
-    BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_map_info, bpf_map_type,
+    BPF_F_BEFORE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_map_info, bpf_map_type,
 };
 
 use super::plain::Plain;
@@ -82,6 +82,17 @@ pub(super) fn link_tcx(program: BorrowedFd<'_>, ifindex: u32, side: TcxSide) -> 
     bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)
 }
 
+/// Attaches a program to what an interface receives, before the kernel makes a
+/// socket buffer of it (in the driver), or just after (`in_driver` is false).
+pub(super) fn link_xdp(program: BorrowedFd<'_>, ifindex: u32, in_driver: bool) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = raw(program);
+    attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
+    attr.link_create.attach_type = bpf_attach_type::BPF_XDP as u32;
+    attr.link_create.flags = if in_driver { XDP_FLAGS_DRV_MODE } else { XDP_FLAGS_SKB_MODE };
+    bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)
+}
+
 /// Puts another program in a link's place, between two packets.
 pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = zeroed();
@@ -102,6 +113,8 @@ pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
 pub(super) enum LinkTarget {
     /// An interface, by index; 0: it is gone.
     Tcx { ifindex: u32 },
+    /// An interface, by index; 0: it is gone.
+    Xdp { ifindex: u32 },
     /// A cgroup, by id; 0: it is gone.
     Cgroup { id: u64 },
     /// None of ours.
@@ -115,6 +128,10 @@ pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
         kind if kind == bpf_link_type::BPF_LINK_TYPE_TCX as u32 => {
             // SAFETY: the kernel fills this member for a link of this type.
             LinkTarget::Tcx { ifindex: unsafe { info.__bindgen_anon_1.tcx.ifindex } }
+        }
+        kind if kind == bpf_link_type::BPF_LINK_TYPE_XDP as u32 => {
+            // SAFETY: the kernel fills this member for a link of this type.
+            LinkTarget::Xdp { ifindex: unsafe { info.__bindgen_anon_1.xdp.ifindex } }
         }
         kind if kind == bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 => {
             // SAFETY: the kernel fills this member for a link of this type.

@@ -17,7 +17,7 @@ use super::{
     Settings,
     load::LoadResult,
     variant::{Cores, Variant},
-    workload::{PORT, STREAM_PORT, Workload},
+    workload::{PORT, STREAM_PORT},
 };
 use crate::{sandbox::Namespace, traffic::Place};
 
@@ -40,7 +40,7 @@ pub struct Bed {
     pub variant: Variant,
     /// The node's own network namespace.
     pub node: Namespace,
-    /// The client first, then the backends.
+    /// The client first, a pod or not, then the backends.
     pub pods: Vec<BedPod>,
     /// Dialled in turn by the connection and request-response cases.
     pub targets: Vec<SocketAddr>,
@@ -52,7 +52,8 @@ pub struct Bed {
 }
 
 impl Bed {
-    /// Starts the servers in the pods. The node's Services are those of `workload`.
+    /// Starts the servers in all pods but the first, which is the client; `targets`
+    /// are whom it dials, and whom iperf3 dials.
     ///
     /// # Errors
     /// iperf3 isn't installed, or a server doesn't start.
@@ -60,7 +61,7 @@ impl Bed {
         variant: Variant,
         node: Namespace,
         pods: Vec<BedPod>,
-        workload: &Workload,
+        (targets, stream_target): (Vec<SocketAddr>, SocketAddr),
         settings: &Settings,
     ) -> Result<Self> {
         let mut server = pods[1].place.command(&settings.load.display().to_string());
@@ -71,10 +72,6 @@ impl Bed {
         let mut stream_server = iperf3(&pods[1], STREAM_CORES.server());
         stream_server.args(["-s", "--forceflush", "-p", &STREAM_PORT.to_string()]);
         let servers = [Server::start(&mut server, "ready")?, Server::start(&mut stream_server, "listening")?];
-        let (targets, stream_target) = match variant {
-            Variant::Direct => (workload.backends().collect(), SocketAddr::from((pods[1].address, STREAM_PORT))),
-            _ => (workload.frontends(), workload.stream_frontend()),
-        };
         let (load, cores) = (settings.load.clone(), settings.cores);
         Ok(Self { variant, node, pods, targets, stream_target, load, cores, servers })
     }

@@ -18,6 +18,7 @@ pub mod routed_node;
 pub mod stages;
 pub mod variant;
 pub mod workload;
+pub mod xdp_code;
 
 use std::{
     panic::{self, AssertUnwindSafe},
@@ -29,7 +30,7 @@ use arena::Arena;
 use case::{CASES, Case};
 use clap::Parser;
 use figure::Section;
-use variant::{Cores, Variant};
+use variant::{Cores, Side, Variant};
 
 /// The `bench` binary's command line.
 #[derive(Parser)]
@@ -98,21 +99,33 @@ impl Context {
     /// Whatever a variant needs and the machine hasn't.
     pub fn arena(&mut self, services: usize) -> Result<&Arena> {
         let variants = self.settings.variants.clone();
-        self.arena_with(&variants, services)
+        self.arena_with(&variants, services, Side::Pod)
     }
 
-    /// These variants, and perhaps more, with so many Services, brought up unless they are.
+    /// The same with clients outside.
     ///
     /// # Errors
     /// Whatever a variant needs and the machine hasn't.
-    pub fn arena_with(&mut self, variants: &[Variant], services: usize) -> Result<&Arena> {
+    pub fn arena_outside(&mut self, services: usize) -> Result<&Arena> {
+        let variants = self.settings.variants.clone();
+        self.arena_with(&variants, services, Side::Outside)
+    }
+
+    /// These variants, and perhaps more, with so many Services and clients on this
+    /// side, brought up unless they are.
+    ///
+    /// # Errors
+    /// Whatever a variant needs and the machine hasn't.
+    pub fn arena_with(&mut self, variants: &[Variant], services: usize, side: Side) -> Result<&Arena> {
         let fits = |arena: &&Arena| {
-            arena.services() == services && variants.iter().all(|variant| arena.bed(*variant).is_some())
+            arena.services() == services
+                && arena.side() == side
+                && variants.iter().all(|variant| arena.bed(*variant).is_some())
         };
         if self.arena.as_ref().filter(fits).is_none() {
             // The old nodes go first: they would take memory and attention from the new.
             self.arena = None;
-            self.arena = Some(Arena::new(&self.settings, variants, services)?);
+            self.arena = Some(Arena::new(&self.settings, variants, services, side)?);
         }
         Ok(self.arena.as_ref().expect("just brought up"))
     }

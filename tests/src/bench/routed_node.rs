@@ -13,13 +13,22 @@ use crate::{
 /// The pods' gateway, which is on no subnet.
 const GATEWAY: &str = "169.254.1.1";
 
+/// The address of a node with an uplink.
+pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
+/// The address of the host outside.
+pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The uplink's name on the node.
+pub const UPLINK: &str = "eth0";
+/// The other end of the uplink, a port of the bridge outside.
+pub const UPLINK_PORT: &str = "uplink-1";
+
 /// A node's namespace and its pods.
 pub struct RoutedNode {
     namespace: Namespace,
     pods: Vec<RoutedPod>,
 }
 
-/// A pod of a [`RoutedNode`].
+/// A pod of a [`RoutedNode`], or a host beside it.
 pub struct RoutedPod {
     name: String,
     namespace: Namespace,
@@ -59,6 +68,29 @@ impl RoutedNode {
         Self { namespace, pods }
     }
 
+    /// Gives the node an uplink to a host outside, as a cluster's nodes have: both
+    /// on one bridge, which is the host's. Returns the host.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub fn uplink(&self, sandbox: &Sandbox, name: &str) -> RoutedPod {
+        let outside = RoutedPod::new(sandbox, format!("{name}-outside"));
+        outside.namespace.ip(&format!(
+            "link add nodes type bridge
+            link set nodes up
+            address add {OUTSIDE}/24 dev nodes
+            link add {UPLINK_PORT} type veth peer name {UPLINK} netns {}
+            link set {UPLINK_PORT} master nodes up",
+            self.namespace.name()
+        ));
+        self.namespace.ip(&format!(
+            "link set {UPLINK} up
+            address add {NODE}/24 dev {UPLINK}
+            route add default via {OUTSIDE}"
+        ));
+        outside
+    }
+
     /// The node's own namespace, and its pods.
     pub fn into_parts(self) -> (Namespace, Vec<RoutedPod>) {
         (self.namespace, self.pods)
@@ -76,6 +108,13 @@ impl RoutedPod {
         let cgroup = sandbox.cgroup().join(&name);
         make_directory(&cgroup);
         Self { name, namespace, cgroup }
+    }
+
+    /// One whose namespace is there already.
+    pub fn at(sandbox: &Sandbox, name: &str, namespace: Namespace) -> Self {
+        let cgroup = sandbox.cgroup().join(name);
+        make_directory(&cgroup);
+        Self { name: name.to_owned(), namespace, cgroup }
     }
 
     /// Its network namespace.

@@ -2,16 +2,16 @@
 
 use clap::ValueEnum;
 
-/// A way for pods to reach pods.
+/// A way for clients to reach pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Variant {
-    /// Pods dial each other directly, the kernel routes, there is no netfilter rule.
+    /// Clients dial pods directly, the kernel routes, there is no netfilter rule.
     Direct,
-    /// Pods dial ClusterIPs of kube-proxy's iptables rules.
+    /// Clients dial Services of kube-proxy's iptables rules.
     Iptables,
-    /// Pods dial ClusterIPs of kube-proxy's nftables rules.
+    /// Clients dial Services of kube-proxy's nftables rules.
     Nftables,
-    /// Pods dial ClusterIPs of Fairlead.
+    /// Clients dial Services of Fairlead.
     Fairlead,
 }
 
@@ -25,6 +25,15 @@ impl Variant {
             Self::Fairlead => "fairlead",
         }
     }
+}
+
+/// Where the client of a measurement is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// It is a pod of the node, and dials ClusterIPs.
+    Pod,
+    /// It is a host on the node's uplink, and dials NodePorts.
+    Outside,
 }
 
 /// Where the two ends of a measurement run.

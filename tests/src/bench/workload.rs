@@ -24,6 +24,8 @@ pub const SERVICES_AT_SCALE: usize = 10_000;
 pub const NODE: &str = "node";
 /// Services that real pods stand behind, if there are so many.
 const MEASURED: usize = 10;
+/// An endpoint on no node, on the link of the node's uplink.
+pub const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 99);
 /// Files in one folder.
 const PER_FOLDER: usize = 500;
 /// The namespace of all Services.
@@ -32,17 +34,25 @@ const NAMESPACE: &str = "bench";
 /// A number of Services, each with [`ENDPOINTS`] endpoints. Those that are
 /// dialled lie evenly among the others, so that a proxy which looks through
 /// them one by one is met neither at its best nor at its worst. One more has a
-/// single endpoint: iperf3's two connections must reach the same server.
+/// single endpoint: iperf3's two connections must reach the same server. With
+/// NodePorts there is a last one, whose endpoint is [`ELSEWHERE`].
 #[derive(Clone, Debug)]
 pub struct Workload {
     count: usize,
     backends: Vec<Ipv4Addr>,
+    node_ports: bool,
 }
 
 impl Workload {
     /// So many Services; behind those measured are the given pods.
     pub fn new(count: usize, backends: Vec<Ipv4Addr>) -> Self {
-        Self { count, backends }
+        Self { count, backends, node_ports: false }
+    }
+
+    /// The same Services with a NodePort each.
+    #[must_use]
+    pub fn with_node_ports(self) -> Self {
+        Self { node_ports: true, ..self }
     }
 
     /// So many Services; nobody dials them.
@@ -63,6 +73,21 @@ impl Workload {
     /// The ClusterIPs and ports that are dialled.
     pub fn frontends(&self) -> Vec<SocketAddr> {
         self.measured().map(|index| self.frontend(index)).collect()
+    }
+
+    /// The same Services at a node's address.
+    pub fn node_ports(&self, node: Ipv4Addr) -> Vec<SocketAddr> {
+        self.measured().map(|index| SocketAddr::from((node, node_port(index)))).collect()
+    }
+
+    /// The Service whose endpoint is on no node, at a node's address.
+    pub fn elsewhere_node_port(&self, node: Ipv4Addr) -> SocketAddr {
+        SocketAddr::from((node, node_port(self.count + 1)))
+    }
+
+    /// The stream's Service at a node's address.
+    pub fn stream_node_port(&self, node: Ipv4Addr) -> SocketAddr {
+        SocketAddr::from((node, node_port(self.count)))
     }
 
     /// A Service's ClusterIP and TCP port.
@@ -86,6 +111,9 @@ impl Workload {
         if index == self.count {
             return self.backends[..1].to_vec();
         }
+        if index > self.count {
+            return vec![ELSEWHERE];
+        }
         if self.measured().any(|measured| measured == index) {
             return self.backends.clone();
         }
@@ -97,11 +125,16 @@ impl Workload {
     pub fn manifest(&self, index: usize, endpoints: &[Ipv4Addr]) -> Value {
         let name = format!("service-{index}");
         // Those measured also speak UDP, for the request-response case.
-        let udp = self.measured().any(|measured| measured == index);
+        let udp = index > self.count || self.measured().any(|measured| measured == index);
         let number = if index == self.count { STREAM_PORT } else { PORT };
         let port = |name: &str, protocol: &str| json!({"name": name, "protocol": protocol, "port": number});
+        let service_type = if self.node_ports { "NodePort" } else { "ClusterIP" };
         let mut ports = vec![port("tcp", "TCP")];
         ports.extend(udp.then(|| port("udp", "UDP")));
+        let mut service_ports = ports.clone();
+        if self.node_ports {
+            service_ports.iter_mut().for_each(|port| port["nodePort"] = node_port(index).into());
+        }
         let endpoints: Vec<Value> = endpoints
             .iter()
             .map(|address| json!({"addresses": [address], "conditions": {"ready": true}, "nodeName": NODE}))
@@ -111,7 +144,7 @@ impl Workload {
             {
                 "apiVersion": "v1", "kind": "Service",
                 "metadata": {"namespace": NAMESPACE, "name": name},
-                "spec": {"type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip], "ports": ports},
+                "spec": {"type": service_type, "clusterIP": ip, "clusterIPs": [ip], "ports": service_ports},
             },
             {
                 "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
@@ -130,7 +163,8 @@ impl Workload {
     /// # Errors
     /// A file that can't be written.
     pub fn write_manifests(&self, directory: &Path) -> Result<()> {
-        for index in 0..=self.count {
+        let elsewhere = usize::from(self.node_ports);
+        for index in 0..=self.count + elsewhere {
             self.write_manifest(directory, index, &self.endpoints(index))?;
         }
         Ok(())
@@ -150,6 +184,11 @@ impl Workload {
             .and_then(|()| fs::rename(&draft, &file))
             .with_context(|| format!("can't write {}", file.display()))
     }
+}
+
+/// Below the ports that sockets are given.
+fn node_port(index: usize) -> u16 {
+    20_000 + u16::try_from(index).expect("so many ports there are")
 }
 
 fn cluster_ip(index: usize) -> Ipv4Addr {

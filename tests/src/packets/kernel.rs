@@ -15,12 +15,12 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunOptions,
     maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, lpm_trie},
-    programs::SchedClassifier,
+    programs::{SchedClassifier, Xdp},
 };
 use datapath::{
     abi::{
         AffinityKey, AffinityValue, Backend, DropReason, FlowKey, FlowValue, FragmentKey, FragmentValue, GATEWAY_MAC,
-        NodeState, PodValue,
+        NodeState, PodValue, UplinkValue,
     },
     memory::MemoryTables,
     paths::Verdict,
@@ -59,6 +59,9 @@ const ROUTES: &str = "\
     ip link set lo up && \
     ip link add out type veth peer name far && ip link set out up && ip link set far up && \
     ip route add default dev out && ip -6 route add default dev out";
+
+/// The XDP program.
+const FROM_WIRE: &str = "from_wire";
 
 /// Entries of each hash: few, because looking for the next key walks all of them. Not fewer than the
 /// least recently used ones need, which hand out free entries by the hundred.
@@ -104,13 +107,23 @@ impl Kernel {
     /// # Errors
     /// The object isn't there, or the kernel refuses a program.
     pub fn load() -> Result<Self> {
+        Self::load_with(Some(ENTRIES))
+    }
+
+    /// The same with hashes of so many entries, or as large as they really are.
+    ///
+    /// # Errors
+    /// As of [`Self::load`].
+    pub fn load_with(entries: Option<u32>) -> Result<Self> {
         unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace")?;
         let routed = Command::new("sh").args(["-c", ROUTES]).status().context("running sh")?;
         ensure!(routed.success(), "cannot make routes");
         let object = std::env::var("FAIRLEAD_EBPF_OBJECT").unwrap_or_else(|_| OBJECT.into());
         let mut loader = EbpfLoader::new();
         for table in ["FRONTENDS", "AFFINITY", "PODS", "POD_NETNS", "NETWORKS", "FLOWS", "FRAGMENTS", "SOCKET_PEERS"] {
-            loader.map_max_entries(table, ENTRIES);
+            if let Some(entries) = entries {
+                loader.map_max_entries(table, entries);
+            }
         }
         let mut ebpf =
             loader.load_file(&object).with_context(|| format!("{object}; `cargo xtask build` makes the object"))?;
@@ -119,6 +132,8 @@ impl Kernel {
             let program: &mut SchedClassifier = program.try_into()?;
             program.load().with_context(|| format!("loading {name}"))?;
         }
+        let wire: &mut Xdp = ebpf.program_mut(FROM_WIRE).context("the object has no from_wire")?.try_into()?;
+        wire.load().with_context(|| format!("loading {FROM_WIRE}"))?;
         Ok(Self { ebpf })
     }
 
@@ -192,6 +207,44 @@ impl Kernel {
             }
             Err(error) => Err(error).context("BPF_PROG_TEST_RUN"),
         }
+    }
+
+    /// Makes the maps hold the tables as they are now.
+    ///
+    /// # Errors
+    /// The kernel refuses one.
+    pub fn fill_tables(&mut self, tables: &MemoryTables) -> Result<()> {
+        let clock = Clock::at(tables)?;
+        self.write(tables, &clock).context("writing the tables")
+    }
+
+    /// Whether the maps hold the tables as they are now.
+    ///
+    /// # Errors
+    /// What differs.
+    pub fn holds(&mut self, tables: &MemoryTables) -> Result<()> {
+        let clock = Clock::at(tables)?;
+        self.compare_tables(tables, &clock)
+    }
+
+    /// Says that frames can be sent by an interface.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn open_uplink(&mut self, ifindex: u32) -> Result<()> {
+        let sends = UplinkValue::SENDS_BACK | UplinkValue::SENDS;
+        let mut value = [0; 16];
+        value[..4].copy_from_slice(&ifindex.to_ne_bytes());
+        value[4..8].copy_from_slice(&sends.to_ne_bytes());
+        Ok(self.array::<16>("UPLINKS")?.set(UplinkValue::slot(ifindex), value, 0)?)
+    }
+
+    /// The program that packets from the wire meet first.
+    ///
+    /// # Errors
+    /// The object has none.
+    pub fn wire(&self) -> Result<&Xdp> {
+        Ok(self.ebpf.program(FROM_WIRE).context("the object has no from_wire")?.try_into()?)
     }
 
     /// Makes the maps hold the tables.

@@ -19,4 +19,5 @@ pub mod host;
 pub mod kernel;
 pub mod place;
 pub mod stream;
+pub mod wire;
 pub mod world;

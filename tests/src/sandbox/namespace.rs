@@ -40,6 +40,11 @@ impl Namespace {
         namespace
     }
 
+    /// The namespace that a file of `ip netns` stands for.
+    pub fn at(path: &Path) -> Self {
+        Self { name: path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default() }
+    }
+
     /// Its name, as `ip netns` lists it.
     pub fn name(&self) -> &str {
         &self.name

@@ -14,7 +14,7 @@ use crate::bench::{
     figure::{Section, Target, with_unit},
     histogram::Histogram,
     load::LoadResult,
-    variant::Variant,
+    variant::{Side, Variant},
     workload::{SERVICES_AT_SCALE, Workload},
 };
 
@@ -29,7 +29,7 @@ const DIALLED: usize = 10;
 
 pub(super) fn run(context: &mut Context) -> Result<Vec<Section>> {
     let seconds = if context.settings.rounds < 5 { QUICK_SECONDS } else { SECONDS };
-    let arena = context.arena_with(&[Variant::Fairlead], SERVICES_AT_SCALE)?;
+    let arena = context.arena_with(&[Variant::Fairlead], SERVICES_AT_SCALE, Side::Pod)?;
     let bed = arena.bed(Variant::Fairlead).context("Fairlead is not among the variants")?;
     let cluster = arena.cluster().context("Fairlead is not among the variants")?;
 

@@ -4,9 +4,11 @@ mod change;
 mod churn;
 mod cold_start;
 mod connections;
+mod forwarding;
 mod latency;
 mod programs;
 mod stream;
+mod xdp;
 
 use anyhow::Result;
 
@@ -40,6 +42,22 @@ pub const CASES: &[Case] = &[
     Case { name: "latency-udp", about: "request-response over one UDP socket", run: latency::udp },
     Case { name: "stream", about: "iperf3 TCP, one stream", run: stream::run },
     Case { name: "programs", about: "cost per packet and size of each eBPF program", run: programs::run },
+    Case { name: "xdp", about: "cost per packet at XDP", run: xdp::run },
+    Case {
+        name: "nodeport-10",
+        about: "a TCP connection per request from outside at 10 Services",
+        run: |context| connections::run_outside(context, "nodeport-10", 10, 1.2),
+    },
+    Case {
+        name: "nodeport-packets",
+        about: "packets per second through a NodePort to a backend elsewhere",
+        run: forwarding::run,
+    },
+    Case {
+        name: "nodeport-10000",
+        about: "a TCP connection per request from outside at 10,000 Services",
+        run: |context| connections::run_outside(context, "nodeport-10000", 10_000, 3.0),
+    },
     Case {
         name: "connections-10000",
         about: "a TCP connection per request at 10,000 Services",

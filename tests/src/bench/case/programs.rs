@@ -24,7 +24,7 @@ use crate::bench::{
     arena::Arena,
     bed::Bed,
     figure::{Section, median, whole},
-    variant::Variant,
+    variant::{Side, Variant},
     workload::PORT,
 };
 
@@ -58,7 +58,7 @@ enum Packet {
 
 pub(super) fn run(context: &mut Context) -> Result<Vec<Section>> {
     let seconds = context.settings.seconds.to_string();
-    let arena = context.arena_with(&[Variant::Direct, Variant::Fairlead], SERVICES)?;
+    let arena = context.arena_with(&[Variant::Direct, Variant::Fairlead], SERVICES, Side::Pod)?;
     let mut ebpf = load(arena)?;
     let mut sizes = Section::new("programs", "Programs as loaded", "");
     sizes.table = sizes_table(&mut ebpf)?;
@@ -92,6 +92,7 @@ fn load(arena: &Arena) -> Result<Ebpf> {
         match program {
             Program::SchedClassifier(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
+            Program::Xdp(program) => program.load(),
             other => bail!("{name} is a {:?} program, of which this benchmark knows nothing", other.prog_type()),
         }
         .with_context(|| format!("the kernel refuses {name}"))?;

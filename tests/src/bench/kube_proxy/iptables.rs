@@ -54,10 +54,23 @@ pub fn iptables_rules(ports: &[ProxiedPort], pod_cidr: &str) -> String {
         let frontend = format!("-m {p} -p {p} -d {} --dport {}", port.cluster_ip, port.port, p = port.protocol);
         if port.endpoints.is_empty() {
             put(&mut filter, format_args!("-A KUBE-SERVICES {frontend} -j REJECT"));
+            if port.node_port != 0 {
+                let local = "-m addrtype --dst-type LOCAL";
+                let node_port = format!("{local} -m {p} -p {p} --dport {}", port.node_port, p = port.protocol);
+                put(&mut filter, format_args!("-A KUBE-EXTERNAL-SERVICES {node_port} -j REJECT"));
+            }
             continue;
         }
         let service = format!("KUBE-SVC-{index:016}");
         put(&mut nat, format_args!(":{service} - [0:0]"));
+        if port.node_port != 0 {
+            let external = format!("KUBE-EXT-{index:016}");
+            let node_port = format!("-m {p} -p {p} --dport {}", port.node_port, p = port.protocol);
+            put(&mut nat, format_args!(":{external} - [0:0]"));
+            put(&mut rules, format_args!("-A KUBE-NODEPORTS {node_port} -j {external}"));
+            put(&mut rules, format_args!("-A {external} -j KUBE-MARK-MASQ"));
+            put(&mut rules, format_args!("-A {external} -j {service}"));
+        }
         put(&mut rules, format_args!("-A KUBE-SERVICES {frontend} -j {service}"));
         put(&mut rules, format_args!("-A {service} {frontend} ! -s {pod_cidr} -j KUBE-MARK-MASQ"));
         let count = port.endpoints.len();
@@ -104,10 +117,14 @@ mod tests {
             protocol: "tcp".into(),
             cluster_ip: "10.96.0.1".parse().unwrap(),
             port: 80,
+            node_port: 30080,
             endpoints: vec!["10.1.0.1:8080".parse().unwrap(), "10.1.0.2:8080".parse().unwrap()],
         }];
         let rules = iptables_rules(&ports, "10.1.0.0/24");
         let expected = "\
+-A KUBE-NODEPORTS -m tcp -p tcp --dport 30080 -j KUBE-EXT-0000000000000000
+-A KUBE-EXT-0000000000000000 -j KUBE-MARK-MASQ
+-A KUBE-EXT-0000000000000000 -j KUBE-SVC-0000000000000000
 -A KUBE-SERVICES -m tcp -p tcp -d 10.96.0.1 --dport 80 -j KUBE-SVC-0000000000000000
 -A KUBE-SVC-0000000000000000 -m tcp -p tcp -d 10.96.0.1 --dport 80 ! -s 10.1.0.0/24 -j KUBE-MARK-MASQ
 -A KUBE-SVC-0000000000000000 -m statistic --mode random --probability 0.5000000000 -j KUBE-SEP-0000000000000000
@@ -129,6 +146,7 @@ COMMIT
             protocol: "udp".into(),
             cluster_ip: "10.96.0.1".parse().unwrap(),
             port: 53,
+            node_port: 0,
             endpoints: vec![],
         };
         let rules = iptables_rules(&[port], "10.1.0.0/24");

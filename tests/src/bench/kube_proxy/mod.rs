@@ -1,8 +1,8 @@
 //! The baseline: the rules that kube-proxy writes for the same manifests.
 //!
 //! Where kube-proxy is on PATH, it writes them itself. Else they are generated, as
-//! kube-proxy 1.36 leaves them in the kernel for ClusterIP Services, rule by rule
-//! (the test `kube_proxy` compares them where it can). The generators share no code
+//! kube-proxy 1.36 leaves them in the kernel for ClusterIP and NodePort Services, rule by
+//! rule (the test `kube_proxy` compares them where it can). The generators share no code
 //! with Fairlead's compiler. What they leave out makes the baseline faster, never
 //! slower: nfacct counters and comments.
 
@@ -12,7 +12,7 @@ mod nftables;
 mod objects;
 mod program;
 
-use std::{fs, io::Write, net::IpAddr, path::Path, process::Stdio};
+use std::{fs, io::Write, net::{IpAddr, Ipv4Addr}, path::Path, process::Stdio};
 
 use anyhow::{Context, Result, ensure};
 pub use iptables::iptables_rules;
@@ -66,6 +66,8 @@ pub struct Rules<'a> {
     pub mode: Mode,
     /// The Services are below this directory.
     pub manifests: &'a Path,
+    /// The node's address, at which NodePorts are if an interface has it.
+    pub address: Ipv4Addr,
     /// Who is a pod.
     pub pod_cidr: &'a str,
     /// Where ClusterIPs are.
@@ -96,7 +98,7 @@ impl Rules<'_> {
             .collect();
         let (rules, loader): (String, &[&str]) = match self.mode {
             Mode::Iptables => (iptables_rules(&ports, self.pod_cidr), &["iptables-restore", "--noflush"]),
-            Mode::Nftables => (nftables_rules(&ports, self.pod_cidr, self.service_cidr), &["nft", "-f", "-"]),
+            Mode::Nftables => (nftables_rules(&ports, self), &["nft", "-f", "-"]),
         };
         let mut child = node
             .command(loader[0])

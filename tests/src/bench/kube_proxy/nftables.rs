@@ -2,14 +2,17 @@
 
 use std::{collections::BTreeSet, fmt::Write};
 
-use super::ProxiedPort;
+use super::{ProxiedPort, Rules};
 
 /// The rules for `nft -f`, into no table `kube-proxy`, IPv4. Every endpoint is one of
 /// this node, as the benchmark's are.
-pub fn nftables_rules(ports: &[ProxiedPort], pod_cidr: &str, service_cidr: &str) -> String {
+pub fn nftables_rules(ports: &[ProxiedPort], rules: &Rules<'_>) -> String {
+    let Rules { address: node_ip, pod_cidr, service_cidr, .. } = rules;
     let mut chains = String::new();
     let mut service_ips = String::new();
     let mut no_endpoints = String::new();
+    let mut node_ports = String::new();
+    let mut no_endpoint_node_ports = String::new();
     let mut cluster_ips: Vec<String> = ports.iter().map(|port| port.cluster_ip.to_string()).collect();
     cluster_ips.dedup();
     let mut hairpins = BTreeSet::new();
@@ -18,11 +21,23 @@ pub fn nftables_rules(ports: &[ProxiedPort], pod_cidr: &str, service_cidr: &str)
         let key = format!("{address} . {protocol} . {}", port.port);
         if port.endpoints.is_empty() {
             put(&mut no_endpoints, format_args!("    {key} : goto reject-chain,"));
+            if port.node_port != 0 {
+                let node_port = format!("{protocol} . {}", port.node_port);
+                put(&mut no_endpoint_node_ports, format_args!("    {node_port} : goto reject-chain,"));
+            }
             continue;
         }
         let (service, name) = port.name.split_once(':').unwrap_or((&port.name, ""));
         let chain = format!("service-{index:08}-{service}/{protocol}/{name}");
         put(&mut service_ips, format_args!("    {key} : goto {chain},"));
+        if port.node_port != 0 {
+            let external = format!("external-{index:08}-{service}/{protocol}/{name}");
+            put(&mut node_ports, format_args!("    {protocol} . {} : goto {external},", port.node_port));
+            put(&mut chains, format_args!("  chain {external} {{"));
+            put(&mut chains, format_args!("    meta mark set meta mark | 0x4000"));
+            put(&mut chains, format_args!("    goto {chain}"));
+            put(&mut chains, format_args!("  }}"));
+        }
         let choice: Vec<String> = port
             .endpoints
             .iter()
@@ -53,13 +68,16 @@ pub fn nftables_rules(ports: &[ProxiedPort], pod_cidr: &str, service_cidr: &str)
 {cluster_ips}  }}
   set nodeport-ips {{
     type ipv4_addr
+    elements = {{
+{node_ip}
+    }}
   }}
   map no-endpoint-services {{
     type ipv4_addr . inet_proto . inet_service : verdict
 {no_endpoints}  }}
   map no-endpoint-nodeports {{
     type inet_proto . inet_service : verdict
-  }}
+{no_endpoint_node_ports}  }}
   map firewall-ips {{
     type ipv4_addr . inet_proto . inet_service : verdict
   }}
@@ -68,7 +86,7 @@ pub fn nftables_rules(ports: &[ProxiedPort], pod_cidr: &str, service_cidr: &str)
 {service_ips}  }}
   map service-nodeports {{
     type inet_proto . inet_service : verdict
-  }}
+{node_ports}  }}
   chain masquerading {{
     meta mark & 0x4000 != 0 meta mark set meta mark ^ 0x4000 masquerade fully-random
     ct status dnat ip saddr . ip daddr . meta l4proto . th dport @hairpin-connections masquerade fully-random
@@ -135,6 +153,8 @@ pub fn nftables_rules(ports: &[ProxiedPort], pod_cidr: &str, service_cidr: &str)
         cluster_ips = elements(&cluster_ips.join(",\n")),
         service_ips = elements(&service_ips),
         no_endpoints = elements(&no_endpoints),
+        node_ports = elements(&node_ports),
+        no_endpoint_node_ports = elements(&no_endpoint_node_ports),
     )
 }
 
@@ -149,33 +169,45 @@ fn put(rules: &mut String, line: std::fmt::Arguments<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::{net::Ipv4Addr, path::Path};
 
-    fn port(endpoints: &[&str]) -> ProxiedPort {
-        ProxiedPort {
+    use super::{super::Mode, *};
+
+    fn rules(endpoints: &[&str]) -> String {
+        let port = ProxiedPort {
             name: "a/web:http".into(),
             protocol: "tcp".into(),
             cluster_ip: "10.96.0.1".parse().unwrap(),
             port: 80,
+            node_port: 30080,
             endpoints: endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect(),
-        }
+        };
+        let rules = Rules {
+            mode: Mode::Nftables,
+            manifests: Path::new(""),
+            address: Ipv4Addr::new(192, 0, 2, 1),
+            pod_cidr: "10.1.0.0/24",
+            service_cidr: "10.96.0.0/16",
+        };
+        nftables_rules(&[port], &rules)
     }
 
     #[test]
     fn one_service_of_two_endpoints() {
-        let rules = nftables_rules(&[port(&["10.1.0.1:8080", "10.1.0.2:8080"])], "10.1.0.0/24", "10.96.0.0/16");
+        let rules = rules(&["10.1.0.1:8080", "10.1.0.2:8080"]);
         let expected = "  chain service-00000000-a/web/tcp/http {
     meta l4proto tcp dnat ip addr . port to numgen random mod 2 map { 0 : 10.1.0.1 . 8080, 1 : 10.1.0.2 . 8080 }
   }
 ";
         assert!(rules.contains(expected), "{rules}");
         assert!(rules.contains("    10.96.0.1 . tcp . 80 : goto service-00000000-a/web/tcp/http,\n"), "{rules}");
+        assert!(rules.contains("    tcp . 30080 : goto external-00000000-a/web/tcp/http,\n"), "{rules}");
         assert!(rules.contains("    10.1.0.2 . 10.1.0.2 . tcp . 8080,\n"), "{rules}");
     }
 
     #[test]
     fn a_service_without_endpoints_is_rejected() {
-        let rules = nftables_rules(&[port(&[])], "10.1.0.0/24", "10.96.0.0/16");
+        let rules = rules(&[]);
         assert!(rules.contains("    10.96.0.1 . tcp . 80 : goto reject-chain,\n"), "{rules}");
         assert!(!rules.contains("chain service-0"), "{rules}");
     }

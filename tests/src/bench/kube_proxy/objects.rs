@@ -22,6 +22,8 @@ pub struct ProxiedPort {
     pub cluster_ip: IpAddr,
     /// The Service's port.
     pub port: u16,
+    /// The port on every node, 0 if there is none.
+    pub node_port: u16,
     /// Ready endpoints of the same family, sorted.
     pub endpoints: Vec<SocketAddr>,
 }
@@ -66,6 +68,8 @@ struct Port {
     name: String,
     protocol: String,
     port: u16,
+    #[serde(rename = "nodePort")]
+    node_port: u16,
 }
 
 #[derive(Default, Deserialize)]
@@ -176,6 +180,7 @@ fn proxied(
                 protocol: key.2,
                 cluster_ip,
                 port: port.port,
+                node_port: port.node_port,
                 endpoints: known.filter(|endpoint| endpoint.is_ipv4() == cluster_ip.is_ipv4()).copied().collect(),
             });
         }
@@ -201,7 +206,7 @@ mod tests {
 apiVersion: v1
 kind: Service
 metadata: {namespace: a, name: web}
-spec: {clusterIPs: [10.96.0.1, 'fd00::1'], clusterIP: 10.96.0.1, ports: [{name: http, port: 80, targetPort: web}]}
+spec: {clusterIPs: [10.96.0.1, 'fd00::1'], clusterIP: 10.96.0.1, ports: [{name: http, port: 80, targetPort: web, nodePort: 30080}]}
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -222,6 +227,7 @@ endpoints:
             protocol: "tcp".into(),
             cluster_ip: cluster_ip.parse().unwrap(),
             port: 80,
+            node_port: 30080,
             endpoints: endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect(),
         };
         assert_eq!(ports, [port("10.96.0.1", &["10.1.0.1:8080", "10.1.0.2:8080"]), port("fd00::1", &[])]);

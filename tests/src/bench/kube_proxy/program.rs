@@ -54,10 +54,9 @@ pub(super) fn version(program: &Path) -> Result<String> {
 /// A manifest that can't be read, or kube-proxy doesn't start or write rules; the end of its log says why.
 pub(super) fn write_rules(program: &Path, rules: &Rules<'_>, node: &Namespace, cgroup: &Path) -> Result<()> {
     let mut objects: Vec<Value> = read_documents(rules.manifests)?;
-    // It waits for a Node with an address. No interface has this one, so no rule will.
     objects.push(json!({
         "apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE},
-        "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]},
+        "status": {"addresses": [{"type": "InternalIP", "address": rules.address}]},
     }));
     objects.push(json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",

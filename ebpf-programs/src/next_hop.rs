@@ -1,0 +1,120 @@
+//! A frame's way out of the node: who gets it next.
+//!
+//! The node's routes and neighbours know. Asking them costs more than all else that is
+//! done with a packet, so an answer holds for a moment, for packets of the same flow.
+//! Invariant: what is answered here, the kernel has answered within [`HOLDS`].
+
+use core::mem::{size_of, zeroed};
+
+use aya_ebpf::{
+    bindings::{BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup},
+    helpers::generated::bpf_fib_lookup as fib_lookup,
+};
+use datapath::{
+    abi::{Addr, Family},
+    packet::{
+        headers::{Headers, join_ports},
+        rewrite::Ends,
+    },
+    tables::Tables,
+};
+
+use crate::{frame::Frame, maps, tables::KernelTables};
+
+/// From `linux/socket.h`.
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// How long an answer holds, in nanoseconds.
+const HOLDS: u64 = 100_000_000;
+
+/// Who gets a flow's packets next.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct NextHop {
+    src: Addr,
+    dst: Addr,
+    ports: u32,
+    protocol: u32,
+    came_by: u32,
+    /// The longest packet that the way is known to take.
+    longest: u32,
+    /// Monotonic nanoseconds until which this holds.
+    until: u64,
+    /// The interface by which they go.
+    pub ifindex: u32,
+    /// The next hop's MAC address.
+    pub to: [u8; 6],
+    /// The interface's own.
+    pub from: [u8; 6],
+}
+
+impl NextHop {
+    /// How many flows' answers are kept on each CPU.
+    pub const SLOTS: u32 = 1024;
+
+    /// Who gets the frame next once its packet has these ends; `None`: the kernel knows
+    /// no way, or no neighbour.
+    #[inline(always)]
+    pub fn find(frame: &Frame, headers: &Headers, ends: &Ends) -> Option<&'static Self> {
+        let ports = join_ports(ends.src_port, ends.dst_port);
+        let mixed = (ends.dst.0[3] ^ ends.src.0[3].rotate_left(16) ^ ports).wrapping_mul(0x9e37_79b1);
+        let slot = maps::NEXT_HOPS.get_ptr_mut(mixed / (u32::MAX / Self::SLOTS + 1))?;
+        // SAFETY: the map gave a valid pointer to memory of this CPU's own, which no other
+        // program run uses before this one has ended. All zero is a valid value.
+        let known = unsafe { &mut *slot };
+        let now = KernelTables.now();
+        let same = known.until > now
+            && known.longest >= headers.total_len
+            && known.ports == ports
+            && known.protocol == u32::from(headers.protocol)
+            && known.came_by == frame.ifindex()
+            && known.dst == ends.dst
+            && known.src == ends.src;
+        if !same {
+            known.until = 0;
+            let route = ask(frame, headers, ends)?;
+            *known = Self {
+                src: ends.src,
+                dst: ends.dst,
+                ports,
+                protocol: u32::from(headers.protocol),
+                came_by: frame.ifindex(),
+                longest: headers.total_len,
+                until: now + HOLDS,
+                ifindex: route.ifindex,
+                to: route.dmac,
+                from: route.smac,
+            };
+        }
+        Some(known)
+    }
+}
+
+/// Asks the node's routes and neighbours.
+#[inline(always)]
+fn ask(frame: &Frame, headers: &Headers, ends: &Ends) -> Option<bpf_fib_lookup> {
+    // SAFETY: a struct of integers, of which all zero is one.
+    let mut route: bpf_fib_lookup = unsafe { zeroed() };
+    route.ifindex = frame.ifindex();
+    route.l4_protocol = headers.protocol;
+    route.sport = ends.src_port.wire();
+    route.dport = ends.dst_port.wire();
+    // A length that doesn't fit is longer than every MTU.
+    route.__bindgen_anon_1.tot_len = headers.total_len.min(0xffff) as u16;
+    match headers.family {
+        Family::V4 => {
+            route.family = AF_INET;
+            route.__bindgen_anon_3.ipv4_src = ends.src.v4_word();
+            route.__bindgen_anon_4.ipv4_dst = ends.dst.v4_word();
+        }
+        Family::V6 => {
+            route.family = AF_INET6;
+            route.__bindgen_anon_3.ipv6_src = ends.src.0;
+            route.__bindgen_anon_4.ipv6_dst = ends.dst.0;
+        }
+    }
+    // SAFETY: the helper reads and fills the struct, whose size it is told.
+    let answer = unsafe { fib_lookup(frame.context().cast(), &mut route, size_of::<bpf_fib_lookup>() as i32, 0) };
+    (answer == i64::from(BPF_FIB_LKUP_RET_SUCCESS)).then_some(route)
+}

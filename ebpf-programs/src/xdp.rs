@@ -1,0 +1,77 @@
+//! The XDP program: packets of Services from outside, before the kernel makes a
+//! socket buffer of them.
+//!
+//! What it does not take on goes on to tc untouched, where `from_network` runs the
+//! same decisions. So everything here may give up, and nothing is dropped.
+
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_PASS, XDP_TX},
+    helpers::generated::bpf_redirect,
+    macros::xdp,
+    programs::XdpContext,
+};
+use datapath::{
+    abi::UplinkValue,
+    paths::wire::{self, Taken},
+};
+
+use crate::{frame::Frame, maps, next_hop::NextHop, tables::KernelTables};
+
+/// Ingress of an uplink, in the driver.
+#[xdp(frags)]
+pub fn from_wire(ctx: XdpContext) -> u32 {
+    let (mut frame, family) = Frame::new(ctx.ctx);
+    let Some(family) = family else { return XDP_PASS };
+    if !wire::concerns(&frame, family, &KernelTables) || is_for_another(&frame) {
+        return XDP_PASS;
+    }
+    let Some(work) = maps::WORK.get_ptr_mut(0) else { return XDP_PASS };
+    // SAFETY: the map gave a valid pointer to memory of this CPU's own, which no
+    // other program run uses before this one has ended. All zero, as the kernel
+    // made it, is a valid `Work`.
+    let work = unsafe { &mut *work };
+    let came_by = frame.ifindex();
+    let asker = Frame::new(ctx.ctx).0;
+    let mut next = None;
+    let taken = wire::from_wire(&mut frame, family, work, &mut KernelTables, |headers, ends| {
+        next = NextHop::find(&asker, headers, ends).filter(|next| sends(came_by, next.ifindex));
+        next.is_some()
+    });
+    match (taken, next) {
+        (Taken::Out, Some(next)) => send(&mut frame, next),
+        _ => XDP_PASS,
+    }
+}
+
+/// Whether the frame is addressed to another host than this one, as a bridge floods
+/// frames. That of a test run comes by no uplink.
+#[inline(always)]
+fn is_for_another(frame: &Frame) -> bool {
+    uplink(frame.ifindex()).is_some_and(|uplink| !frame.is_for(uplink.mac))
+}
+
+/// Whether what comes by the one interface can be sent by the other.
+#[inline(always)]
+fn sends(came_by: u32, goes_by: u32) -> bool {
+    let needed = if came_by == goes_by { UplinkValue::SENDS_BACK } else { UplinkValue::SENDS };
+    uplink(goes_by).is_some_and(|uplink| uplink.flags & needed != 0)
+}
+
+#[inline(always)]
+fn uplink(ifindex: u32) -> Option<&'static UplinkValue> {
+    maps::UPLINKS.get(UplinkValue::slot(ifindex)).filter(|uplink| uplink.ifindex == ifindex)
+}
+
+/// Sends the frame to its next hop.
+#[inline(always)]
+fn send(frame: &mut Frame, next: &NextHop) -> u32 {
+    if frame.address(next.to, next.from).is_err() {
+        // It has been read up to here, so it is that long.
+        return XDP_PASS;
+    }
+    if next.ifindex == frame.ifindex() {
+        return XDP_TX;
+    }
+    // SAFETY: the helper only notes the interface for when the program has ended.
+    unsafe { bpf_redirect(next.ifindex, 0) as u32 }
+}
