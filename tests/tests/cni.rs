@@ -332,7 +332,10 @@ fn an_exhausted_pool_is_named() {
     };
     assert!(error.code >= 100 && error.message.contains("10.244.1.0/29"), "{error:?}");
     assert_eq!(status(node).unwrap_err().code, 50);
+    let problem = || node.problems().into_iter().find(|problem| problem.contains("10.244.1.0/29"));
+    assert!(problem().is_some_and(|problem| problem.contains("exhausted")));
     CniCall::new(node, "DEL", namespaces[0].name()).namespace(&namespaces[0].path()).run().unwrap();
+    assert_eq!(problem(), None, "an address is free again");
     status(node).expect("an address is free again");
     let last = namespaces.last().unwrap();
     CniCall::new(node, "ADD", last.name()).namespace(&last.path()).run().expect("an address is free again");
