@@ -122,11 +122,12 @@ fn del_can_be_repeated_and_needs_no_namespace() {
 }
 
 #[test]
-fn the_conflist_is_of_the_version_that_has_gc_and_status() {
+fn old_runtimes_can_use_the_conflist_and_new_ones_have_gc_and_status() {
     let (cluster, _log) = cluster();
     let text = fs::read_to_string(cluster.node().cni_conf_dir().join("10-fairlead.conflist")).unwrap();
     let conflist: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(conflist["cniVersion"], "1.1.0");
+    assert_eq!(conflist["cniVersion"], "1.0.0");
+    assert_eq!(conflist["cniVersions"], json!(["1.0.0", "1.1.0"]));
     assert_eq!(conflist["plugins"][0]["capabilities"], json!({ "portMappings": true }));
 }
 

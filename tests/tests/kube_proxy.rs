@@ -124,7 +124,9 @@ fn by_content(saved: &str) -> String {
         for line in saved.lines().map(without_comment) {
             let Some((chain, to)) = line.strip_prefix("-A ").and_then(|rule| rule.split_once(" -j ")) else { continue };
             let (chain, condition) = chain.split_once(' ').unwrap_or((chain, ""));
-            if !chain.starts_with(from) || !["KUBE-SVC-", "KUBE-SEP-", "KUBE-EXT-"].iter().any(|kind| to.starts_with(kind)) {
+            if !chain.starts_with(from)
+                || !["KUBE-SVC-", "KUBE-SEP-", "KUBE-EXT-"].iter().any(|kind| to.starts_with(kind))
+            {
                 continue;
             }
             let name = if from == "KUBE-SERVICES" {

@@ -66,7 +66,11 @@ pub fn uninstall(paths: &Paths) -> Result<Vec<PathBuf>, InstallError> {
 
 fn conflist(run_dir: &Path) -> Value {
     json!({
-        "cniVersion": "1.1.0",
+        // What runtimes of before CNI 1.1 read alone, such as containerd 1.7: they can
+        // use no other version, and don't find the pods that they made with one.
+        "cniVersion": "1.0.0",
+        // What later ones take their best from.
+        "cniVersions": ["1.0.0", "1.1.0"],
         "name": "fairlead",
         "plugins": [{ "type": BINARY, "runDir": run_dir, "capabilities": { "portMappings": true } }],
     })

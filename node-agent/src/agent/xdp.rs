@@ -143,7 +143,9 @@ impl Xdp {
             }
             let subject = format!("{SUBJECT}{}", link.name);
             match &plan {
-                Plan::Off(why) if matches!(self.mode, XdpMode::Native | XdpMode::Generic) => problems.set(&subject, why),
+                Plan::Off(why) if matches!(self.mode, XdpMode::Native | XdpMode::Generic) => {
+                    problems.set(&subject, why)
+                }
                 _ => problems.clear(&subject),
             }
             let place = Place { name: link.name.clone(), plan };

@@ -91,10 +91,9 @@ impl Hook {
     pub fn ifindex(self) -> Option<u32> {
         match self {
             Self::Socket(_) => None,
-            Self::Ingress(ifindex)
-            | Self::Egress(ifindex)
-            | Self::DriverXdp(ifindex)
-            | Self::GenericXdp(ifindex) => Some(ifindex),
+            Self::Ingress(ifindex) | Self::Egress(ifindex) | Self::DriverXdp(ifindex) | Self::GenericXdp(ifindex) => {
+                Some(ifindex)
+            }
         }
     }
 
@@ -244,7 +243,17 @@ mod tests {
         for hook in sockets.into_iter().chain(interfaces) {
             assert_eq!(Hook::parse(&hook.to_string()), Some(hook));
         }
-        for foreign in ["", "cgroup-", "cgroup-from_pod", "tcx-", "tcx-7", "tcx-x-ingress", "tcx-7-both", "xdp-7-ingress", "tcx-7-native"] {
+        for foreign in [
+            "",
+            "cgroup-",
+            "cgroup-from_pod",
+            "tcx-",
+            "tcx-7",
+            "tcx-x-ingress",
+            "tcx-7-both",
+            "xdp-7-ingress",
+            "tcx-7-native",
+        ] {
             assert_eq!(Hook::parse(foreign), None, "{foreign}");
         }
     }

@@ -4,8 +4,8 @@
 //! bytes here as in the kernel programs. This module must not know what any of them means.
 
 use datapath::abi::{
-    Addr, Backend, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, PodNetns, PodValue, SourceRangeKey,
-    UplinkValue,
+    Addr, Backend, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, PodNetns, PodValue,
+    SourceRangeKey, UplinkValue,
 };
 
 /// A type that is only its bytes.

@@ -15,7 +15,8 @@ use std::{
 };
 
 use aya_obj::generated::{
-    BPF_F_BEFORE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_map_info, bpf_map_type,
+    BPF_F_BEFORE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info,
+    bpf_link_type, bpf_map_info, bpf_map_type,
 };
 
 use super::plain::Plain;

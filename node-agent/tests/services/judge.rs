@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use datapath::{
     abi::{Addr, Be16, FrontendValue, NetworkKey, NetworkValue, NodeConfig, PodNetns},
     destination::{self, Destination},
+    masquerade::{self, Sender, Server},
     memory,
-    select::{self, Refusal, Scope},
+    select::{self, Refusal},
     socket::{self, Call, SocketVerdict},
     tables::Tables as _,
 };
@@ -95,13 +96,19 @@ impl World {
         if is_restricted && !self.tables.in_source_ranges(frontend.service, &src) {
             return Fate::Drop;
         }
-        let is_inside = from == From::Node || self.is_pod(&src);
-        let scope = if is_inside { Scope::Internal } else { Scope::External };
+        let sender = if from == From::Node { Sender::Node } else { Sender::Network };
+        let client = sender.client(&self.tables, &src);
+        let all = self.tables.node.flags & NodeConfig::MASQUERADE_ALL != 0;
         let mut backends = BTreeSet::new();
         for _ in 0..TRIES {
-            match select::select(&mut self.tables, &frontend, scope, None) {
+            match select::select(&mut self.tables, &frontend, client.scope(&frontend), None) {
                 Ok(chosen) => {
-                    let hidden = self.is_hidden(from, &src, &frontend, &chosen.addr);
+                    let server = match chosen.addr {
+                        backend if backend == src => Server::Client,
+                        backend if destination::is_own(&self.tables, &backend) => Server::Node,
+                        _ => Server::Other,
+                    };
+                    let hidden = masquerade::is_hidden(frontend.flags, all, client, server);
                     backends.insert((chosen.addr, chosen.port.get(), !hidden));
                 }
                 Err(Refusal::Reject) => return Fate::Reject,
@@ -109,19 +116,6 @@ impl World {
             }
         }
         Fate::Dnat(backends)
-    }
-
-    /// kube-proxy's rules of masquerading.
-    fn is_hidden(&self, from: From, src: &Addr, frontend: &FrontendValue, backend: &Addr) -> bool {
-        if src == backend {
-            return true;
-        }
-        let all = self.tables.node.flags & NodeConfig::MASQUERADE_ALL != 0;
-        match frontend.flags & (FrontendValue::EXTERNAL | FrontendValue::KEEP_CLIENT) {
-            0 => all || (from == From::Elsewhere && !self.is_pod(src)),
-            FrontendValue::EXTERNAL => true,
-            _ => from == From::Node,
-        }
     }
 
     /// At `connect()`: `None`, the call is left alone and its packets are judged.

@@ -157,8 +157,7 @@ fn baseline(variant: Variant, site: Site<'_>, workload: &Workload, settings: &Se
         Variant::Direct | Variant::Fairlead => None,
     };
     if let Some(mode) = mode {
-        let rules =
-            Rules { mode, manifests, address: NODE, pod_cidr: POD_CIDR, service_cidr: SERVICE_CIDRS[0] };
+        let rules = Rules { mode, manifests, address: NODE, pod_cidr: POD_CIDR, service_cidr: SERVICE_CIDRS[0] };
         rules
             .load(node.namespace(), &sandbox.cgroup())
             .with_context(|| format!("can't set up {} with {} Services", variant.name(), workload.count()))?;

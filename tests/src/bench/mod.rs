@@ -15,6 +15,7 @@ pub mod load;
 pub mod metrics;
 pub mod report;
 pub mod routed_node;
+pub mod routed_pair;
 pub mod stages;
 pub mod variant;
 pub mod workload;

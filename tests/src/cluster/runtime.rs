@@ -103,7 +103,9 @@ impl<'a> CniCall<'a> {
 
     fn plugin_config(&self, list: &Value, plugin: &Value, previous: &Value) -> String {
         let mut config = plugin.clone();
-        config["cniVersion"] = list["cniVersion"].clone();
+        // The newest that is offered, as a runtime of CNI 1.1 takes it.
+        let versions = list["cniVersions"].as_array().expect("a conflist has versions");
+        config["cniVersion"] = versions.last().expect("there is a version").clone();
         config["name"] = list["name"].clone();
         if !previous.is_null() {
             config["prevResult"] = previous.clone();

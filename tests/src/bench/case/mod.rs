@@ -1,5 +1,6 @@
 //! The cases: each measures one thing and says what is asked of it.
 
+mod between_nodes;
 mod change;
 mod churn;
 mod cold_start;
@@ -41,6 +42,7 @@ pub const CASES: &[Case] = &[
     Case { name: "latency-tcp", about: "request-response over one TCP connection", run: latency::tcp },
     Case { name: "latency-udp", about: "request-response over one UDP socket", run: latency::udp },
     Case { name: "stream", about: "iperf3 TCP, one stream", run: stream::run },
+    Case { name: "between-nodes", about: "connections and a stream to a pod of another node", run: between_nodes::run },
     Case { name: "programs", about: "cost per packet and size of each eBPF program", run: programs::run },
     Case { name: "xdp", about: "cost per packet at XDP", run: xdp::run },
     Case {

@@ -74,7 +74,8 @@ fn tables() -> MemoryTables {
     let tables = &mut world.tables;
     (tables.node.snat_port_first, tables.node.snat_port_last) = (61_000, 65_535);
     for family in FAMILIES {
-        let whole = FrontendValue { flags: FrontendValue::NODE_PORTS | FrontendValue::PASS_UNUSED, ..Default::default() };
+        let whole =
+            FrontendValue { flags: FrontendValue::NODE_PORTS | FrontendValue::PASS_UNUSED, ..Default::default() };
         for place in [FRONT, Place::Node, Place::RemotePod] {
             tables.frontends.insert(FrontendKey::whole_address(place.addr(family)), whole);
         }
@@ -91,11 +92,13 @@ fn tables() -> MemoryTables {
 
 /// One more flow from the node to the backend, which turns its packets into those that it came from.
 fn go_in_circles(tables: &mut MemoryTables, family: Family, number: u8) {
-    let [client, front, node, backend] = [Place::Outside, FRONT, Place::Node, Place::RemotePod].map(|place| place.addr(family));
+    let [client, front, node, backend] =
+        [Place::Outside, FRONT, Place::Node, Place::RemotePod].map(|place| place.addr(family));
     let [client_port, node_port, port] = [CLIENT_PORT, NODE_PORT, PORT].map(Be16::new);
     let id = tables.backends.iter().position(|known| known.addr == backend && known.flags != 0).unwrap_or(0) as u32;
     let snat = Be16::new(61_001);
-    let there = FlowKey { src: client, dst: front, src_port: client_port, dst_port: node_port, protocol: number.into() };
+    let there =
+        FlowKey { src: client, dst: front, src_port: client_port, dst_port: node_port, protocol: number.into() };
     let back = FlowKey { src: node, dst: backend, src_port: snat, dst_port: port, protocol: number.into() };
     let becomes = |key: &FlowKey| FlowValue {
         src: key.src,
@@ -185,6 +188,11 @@ fn repeated(program: &Xdp, frame: &Frame, says: Says) -> Result<f64> {
 fn once(program: &Xdp, frame: &Frame, repeat: u32, says: Says) -> Result<f64> {
     let frame = with_ethernet(&frame.ethertype, [2, 0, 0, 0, 0, 0x0a], [2, 0, 0, 0, 0, 0x0b], &frame.packet);
     let result = program.test_run(TestRunOptions { data_in: Some(&frame), repeat, ..TestRunOptions::new() })?;
-    ensure!(result.return_value == says as u32, "the program said {} where {} is right", result.return_value, says as u32);
+    ensure!(
+        result.return_value == says as u32,
+        "the program said {} where {} is right",
+        result.return_value,
+        says as u32
+    );
     Ok(result.duration.as_nanos() as f64)
 }

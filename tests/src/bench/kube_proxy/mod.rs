@@ -12,7 +12,13 @@ mod nftables;
 mod objects;
 mod program;
 
-use std::{fs, io::Write, net::{IpAddr, Ipv4Addr}, path::Path, process::Stdio};
+use std::{
+    fs,
+    io::Write,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    process::Stdio,
+};
 
 use anyhow::{Context, Result, ensure};
 pub use iptables::iptables_rules;

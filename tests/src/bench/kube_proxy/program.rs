@@ -26,7 +26,7 @@ const PROGRAM: &str = "kube-proxy";
 /// How long the first rules may take: minutes, where iptables is to take many.
 const PATIENCE: Duration = Duration::from_secs(900);
 /// How often it is asked whether they are in, which costs it time too.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(500);
 /// When it last wrote rules of a family; of IPv4 it is, where the family is named.
 const WRITTEN: [&str; 2] = [
     "kubeproxy_sync_proxy_rules_last_timestamp_seconds ",

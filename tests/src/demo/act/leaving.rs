@@ -17,8 +17,10 @@ const PODS: [&str; 3] = ["client-1", "web-2", "web-3"];
 
 pub(super) fn play(stage: &mut Stage, screen: &Screen) -> Scene {
     let mut scene = Scene::default();
-    let _server = Server::start(stage.outside(), &PORTS);
     let [outside, _] = Outside::ADDRESSES;
+    // At this address alone: the host has one on each link, and would answer node-c from the other.
+    let listen = PORTS.map(|(transport, port)| format!("{transport}:{}", SocketAddr::new(outside, port)));
+    let _server = Server::start_at(stage.outside(), &listen);
     scene.lines.push(screen.title("world", &format!("TCP and UDP from pods to {outside}, {REQUESTS} each")));
     let mut good = 0;
     let mut found = Vec::new();
