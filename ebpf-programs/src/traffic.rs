@@ -113,6 +113,8 @@ fn perform(skb: &mut Skb, hook: Hook, verdict: Verdict) -> i32 {
             _ => dropped(DropReason::NoTunnel),
         },
         (Verdict::Tunnel(_), _) => match maps::NODE_CONFIG.get(0) {
+            // The stack's routes lead to the same place, and it tells the sender of the MTU.
+            Some(node) if !route::fits(skb, node.overlay_ifindex) => PASS,
             Some(node) => route::into_overlay(node.overlay_ifindex),
             None => dropped(DropReason::NoTunnel),
         },
