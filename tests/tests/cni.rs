@@ -163,6 +163,9 @@ fn gc_takes_away_what_the_runtime_has_forgotten() {
     stale.remove();
 }
 
+/// Breaks something of the pod whose interface and address are given.
+type Damage<'a> = &'a dyn Fn(&str, IpAddr);
+
 #[test]
 fn check_sees_what_is_missing() {
     let (cluster, _log) = cluster();
@@ -177,7 +180,7 @@ fn check_sees_what_is_missing() {
     let run = |program: &str, arguments: &str| {
         tests::sandbox::run(std::process::Command::new(program).args(arguments.split(' ')), "");
     };
-    let damages: [(&str, &dyn Fn(&str, IpAddr)); 10] = [
+    let damages: [(&str, Damage<'_>); 10] = [
         ("route to 0.0.0.0/0", &|_, _| namespace.ip("route del default")),
         ("address", &|_, ip| namespace.ip(&format!("address del {ip}/32 dev eth0"))),
         ("MTU of eth0", &|_, _| namespace.ip("link set eth0 mtu 1300")),

@@ -107,12 +107,12 @@ impl KernelPods<'_> {
     /// Leads an attached pod's traffic past what shapes it now.
     pub fn reshape(&self, pod: &Attachment) -> Result<(), PodError> {
         self.write_tables(pod)?;
-        let attached = self.dataplane.attach(Hook::Ingress(pod.host_ifindex), self.from_pod(pod));
+        let attached = self.dataplane.attach(Hook::Ingress(pod.host_ifindex), self.sending_program(pod));
         // One that is gone is shaped by nobody.
         attached.or_else(|error| if error.is_gone() { Ok(()) } else { Err(error.into()) })
     }
 
-    fn from_pod(&self, pod: &Attachment) -> Program {
+    fn sending_program(&self, pod: &Attachment) -> Program {
         match self.shaping.get(&pod.host_ifindex) {
             _ if pod.held => Program::FromHeldPod,
             Some(shaping) if shaping.ingress => Program::FromShapedPod,
@@ -143,7 +143,7 @@ impl PodDatapath for KernelPods<'_> {
     async fn attach(&mut self, pod: &Attachment) -> Result<(), PodError> {
         let link = self.interface(pod).await?;
         self.write_tables(pod)?;
-        self.dataplane.attach(Hook::Ingress(link.index), self.from_pod(pod))?;
+        self.dataplane.attach(Hook::Ingress(link.index), self.sending_program(pod))?;
         self.dataplane.attach(Hook::Egress(link.index), Program::ToPod)?;
         self.netlink.connect_host_end(&host_end(pod)).await?;
         Ok(())
@@ -152,7 +152,7 @@ impl PodDatapath for KernelPods<'_> {
     async fn open(&mut self, pod: &Attachment) -> Result<(), PodError> {
         let open = Attachment { held: false, ..pod.clone() };
         self.write_tables(&open)?;
-        Ok(self.dataplane.attach(Hook::Ingress(pod.host_ifindex), self.from_pod(&open))?)
+        Ok(self.dataplane.attach(Hook::Ingress(pod.host_ifindex), self.sending_program(&open))?)
     }
 
     async fn detach(&mut self, pod: &Attachment) -> Result<(), PodError> {

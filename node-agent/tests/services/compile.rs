@@ -165,9 +165,10 @@ fn a_service_is_dialled_where_its_type_says() {
 
 #[test]
 fn source_ranges_restrict_load_balancers_only() {
+    /// The ranges, whether another could not be read, and who is served: `None` everybody.
+    type Row = (&'static [&'static str], bool, Option<&'static [&'static str]>);
     let node = NodeContext { v4: Some([198, 51, 100, 7].into()), ..crate::cluster::node() };
-    // The ranges, whether another could not be read, and who is served: `None` everybody.
-    let table: [(&[&str], bool, Option<&[&str]>); 8] = [
+    let table: [Row; 8] = [
         (&[], false, None),
         (&["192.0.2.0/24", "192.0.2.0/24"], false, Some(&["192.0.2.0/120"])),
         (&["192.0.2.0/24", "0.0.0.0/0"], false, None),
