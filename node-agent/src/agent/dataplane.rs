@@ -87,6 +87,26 @@ impl Dataplane {
         self.links.attach(hook, self.programs.fd(program))
     }
 
+    /// Sees to it that programs are at the hooks of interfaces that come and go: of those
+    /// that have gone the next look will know. `replace` those that are there already, as
+    /// an earlier agent's.
+    pub fn attach_present(
+        &self,
+        hooks: impl IntoIterator<Item = (Hook, Program)>,
+        replace: bool,
+    ) -> Result<(), LinkError> {
+        for (hook, program) in hooks {
+            if !replace && self.is_attached(hook) {
+                continue;
+            }
+            match self.attach(hook, program) {
+                Err(error) if error.is_gone() => {}
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
     /// Takes whatever program of ours off a hook.
     pub fn detach(&self, hook: Hook) -> Result<(), LinkError> {
         self.links.detach(hook)

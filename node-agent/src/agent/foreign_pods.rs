@@ -80,17 +80,7 @@ impl ForeignPods {
 
     /// Sees to it that the programs are there; `replace` those of an earlier agent.
     pub fn attach(&self, dataplane: &Dataplane, replace: bool) -> Result<(), LinkError> {
-        for (hook, program) in self.hooks() {
-            if !replace && dataplane.is_attached(hook) {
-                continue;
-            }
-            match dataplane.attach(hook, program) {
-                // Pods come and go; the next look will see.
-                Err(error) if error.is_gone() => {}
-                result => result?,
-            }
-        }
-        Ok(())
+        dataplane.attach_present(self.hooks(), replace)
     }
 }
 

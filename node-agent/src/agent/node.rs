@@ -231,17 +231,7 @@ impl Node {
     /// Sees to it that the programs are at the node's own interfaces; `replace`
     /// those that are there already, as an earlier agent's.
     pub fn attach(&self, dataplane: &Dataplane, replace: bool) -> Result<(), LinkError> {
-        for (hook, program) in self.hooks() {
-            if !replace && dataplane.is_attached(hook) {
-                continue;
-            }
-            match dataplane.attach(hook, program) {
-                // Uplinks come and go; the next look will see.
-                Err(error) if error.is_gone() => {}
-                result => result?,
-            }
-        }
-        Ok(())
+        dataplane.attach_present(self.hooks(), replace)
     }
 
     fn masquerade_ports(&self, problems: &mut Problems) -> (u16, u16) {
