@@ -18,6 +18,7 @@ use super::{
     dataplane::{Dataplane, Tables},
     flags::{Flags, XdpMode},
     foreign_pods::ForeignPods,
+    health_checks::HealthChecks,
     host_ports::{HOST_PORTS, HostPorts},
     host_routes::HostRoutes,
     install,
@@ -48,7 +49,7 @@ use crate::{
     model::{
         Dirty, Model,
         change::{Change, ChangeBatch},
-        objects::Kind,
+        objects::{Kind, Object},
     },
     routing::{Routing, Settings},
 };
@@ -93,15 +94,20 @@ pub struct Agent {
     pub(super) networks: NetworkTable,
     pub(super) peer_routes: PeerRoutes,
     pub(super) routes: HostRoutes,
+    pub(super) health_checks: HealthChecks,
+    /// The node's addresses that have NodePorts and health checks.
+    pub(super) node_ports: BTreeSet<IpAddr>,
     pub(super) xdp: Xdp,
     pub(super) metrics: Metrics,
     vitals: watch::Sender<Vitals>,
     pub(super) began: Instant,
+    /// The same by the wall clock.
+    began_at: Timestamp,
     pub(super) phase: Phase,
     node_seen: bool,
     pub(super) todo: Todo,
     retry: Retry,
-    pub(super) changes: ChangeCount,
+    pub(super) changes: Pending,
     /// Changes since free memory was given back.
     changed: u64,
     look_at: Instant,
@@ -139,11 +145,17 @@ pub(super) struct Todo {
     pub install: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct ChangeCount {
+/// Changes that are not in force yet.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pending {
     pub services: u64,
     pub endpoints: u64,
+    /// When those of endpoints came about, in Unix microseconds, as far as they say.
+    pub triggered: Vec<i64>,
 }
+
+/// How many changes are measured at most that wait for the tables to take them.
+const MOST_TRIGGERED: usize = 1 << 16;
 
 impl Agent {
     /// An agent that knows nothing of the cluster yet.
@@ -180,12 +192,14 @@ impl Agent {
             networks: NetworkTable::default(),
             peer_routes: PeerRoutes::default(),
             routes: HostRoutes::default(),
+            health_checks: HealthChecks::new(vitals.subscribe()),
+            node_ports: BTreeSet::new(),
             xdp: Xdp::new(flags.xdp),
             phase: Phase::Listing,
             node_seen: false,
             todo: Todo { node: true, install: cni.is_some(), ..Todo::default() },
             retry: Retry::new(),
-            changes: ChangeCount::default(),
+            changes: Pending::default(),
             changed: 0,
             look_at: began + LOOK_EVERY,
             looked_at: began,
@@ -204,6 +218,7 @@ impl Agent {
             metrics,
             vitals,
             began,
+            began_at: Timestamp::now(),
         })
     }
 
@@ -252,7 +267,24 @@ impl Agent {
                 _ => {}
             }
         }
+        self.note_triggers(&batch);
         self.model.apply(batch);
+        if (self.changes.services, self.changes.endpoints) != (0, 0) {
+            self.metrics.queued(Timestamp::now(), self.changes.services, self.changes.endpoints);
+        }
+    }
+
+    /// When news of endpoints came about. What is older than this agent was not for it
+    /// to put in force.
+    fn note_triggers(&mut self, batch: &ChangeBatch) {
+        for change in &batch.changes {
+            let Change::Apply(Object::EndpointSlice(slice)) = change else { continue };
+            let is_news = slice.triggered > self.began_at.as_microsecond()
+                && self.model.slice(&slice.key).is_none_or(|known| known.triggered != slice.triggered);
+            if is_news && self.changes.triggered.len() < MOST_TRIGGERED {
+                self.changes.triggered.push(slice.triggered);
+            }
+        }
     }
 
     /// Puts in force what has changed, and tries again what failed.
@@ -429,6 +461,9 @@ impl Agent {
             self.look_soon();
         }
         self.todo.install |= dirty.own_node && self.cni.is_some();
+        if !dirty.nodes.is_empty() {
+            self.reserve_routes();
+        }
         for key in &dirty.nodes {
             self.routing.set_node(key, self.model.node(key));
         }
@@ -478,9 +513,13 @@ impl Agent {
         });
         self.metrics.set_state(State {
             in_sync,
-            problems: self.problems.iter().len() + self.model.problems().len() + self.services.problems().len(),
+            problems: self.problems.iter().len()
+                + self.model.problems().len()
+                + self.services.problems().len()
+                + self.health_checks.problems().len(),
             services: self.model.services().len(),
             pods: self.pods(),
+            no_local_endpoints: self.services.no_local_endpoints(),
             fill: self.fill(),
         });
     }

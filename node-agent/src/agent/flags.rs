@@ -84,7 +84,7 @@ pub struct Flags {
     pub masquerade_all: bool,
 
     /// NodePorts on 127.0.0.1 for the node's own processes
-    #[arg(long, env = "FAIRLEAD_LOCALHOST_NODEPORTS", default_value = "true", value_name = "BOOL", num_args = 0..=1,
+    #[arg(long, visible_alias = "iptables-localhost-nodeports", env = "FAIRLEAD_LOCALHOST_NODEPORTS", default_value = "true", value_name = "BOOL", num_args = 0..=1,
           default_missing_value = "true", action = ArgAction::Set, value_parser = BoolishValueParser::new())]
     pub localhost_nodeports: bool,
 

@@ -1,5 +1,10 @@
 //! Routes by which the node's own packets for Services reach the device at which
-//! they are balanced: the service networks, and each ClusterIP outside of them.
+//! they are balanced: the service networks, each ClusterIP outside of them, and
+//! external IPs and load balancers' addresses.
+//!
+//! An external IP may be anybody's, and all that is sent to it would come this way:
+//! so the node's own addresses, other nodes' and pods' are not routed so. Packets to
+//! the node's own are met at the loopback device; other nodes serve their own.
 //!
 //! Routes of an earlier agent are recognised by their protocol number and device.
 //! Invariant: a change costs the routes that it touches. This module must not
@@ -13,8 +18,9 @@ use std::{
 use ipnetwork::IpNetwork;
 
 use crate::{
+    compile,
     kernel::netlink::{Netlink, NetlinkError, Route},
-    model::objects::{ObjectKey, Service, ServiceType},
+    model::objects::{Node as NodeObject, ObjectKey, Service},
     routing::NodeAddresses,
 };
 
@@ -23,14 +29,44 @@ use crate::{
 pub struct HostRoutes {
     networks: Vec<IpNetwork>,
     /// Addresses outside of `networks`, of Services that have such.
-    by_service: HashMap<ObjectKey, Vec<IpAddr>>,
-    /// How many Services have each of these addresses.
-    addresses: BTreeMap<IpAddr, usize>,
+    by_service: HashMap<ObjectKey, Vec<Address>>,
+    /// How many Services have each of these addresses, as a ClusterIP and otherwise.
+    addresses: BTreeMap<IpAddr, Counts>,
+    /// Addresses that are led through no device of ours.
+    reserved: Reserved,
     /// Through which device and from which addresses.
     through: Option<(u32, NodeAddresses)>,
     present: BTreeMap<IpNetwork, Route>,
     /// Destinations to look at again.
     changed: BTreeSet<IpNetwork>,
+}
+
+/// An address and whether it is a ClusterIP.
+type Address = (IpAddr, bool);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    cluster: usize,
+    external: usize,
+}
+
+impl Counts {
+    fn of(&mut self, cluster: bool) -> &mut usize {
+        if cluster { &mut self.cluster } else { &mut self.external }
+    }
+}
+
+/// Addresses of nodes and pods.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Reserved {
+    addresses: BTreeSet<IpAddr>,
+    networks: BTreeSet<IpNetwork>,
+}
+
+impl Reserved {
+    fn contains(&self, ip: &IpAddr) -> bool {
+        self.addresses.contains(ip) || self.networks.iter().any(|network| network.contains(*ip))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,27 +86,46 @@ impl HostRoutes {
         services.for_each(|service| self.set_service(&service.key, Some(service)));
     }
 
+    /// Says which addresses are nodes' and pods'; whether that touches a route.
+    pub fn set_reserved<'a>(
+        &mut self,
+        own: &BTreeSet<IpAddr>,
+        nodes: impl Iterator<Item = &'a NodeObject>,
+        cluster_cidrs: &[IpNetwork],
+    ) -> bool {
+        let mut reserved = Reserved { addresses: own.clone(), networks: cluster_cidrs.iter().copied().collect() };
+        for node in nodes {
+            reserved.addresses.extend(&node.addresses);
+            reserved.networks.extend(&node.pod_cidrs);
+        }
+        let before = std::mem::replace(&mut self.reserved, reserved);
+        let moved = self.addresses.keys().filter(|ip| before.contains(ip) != self.reserved.contains(ip));
+        let moved: Vec<_> = moved.map(|ip| IpNetwork::from(*ip)).collect();
+        self.changed.extend(&moved);
+        !moved.is_empty()
+    }
+
     /// A Service is so now, or gone.
     pub fn set_service(&mut self, key: &ObjectKey, service: Option<&Service>) {
-        let is_ours = |service: &&Service| !service.foreign && service.service_type != ServiceType::ExternalName;
-        let addresses = service.filter(is_ours).into_iter().flat_map(|service| &service.cluster_ips).copied();
+        let addresses = service.map(compile::addresses).unwrap_or_default();
+        let addresses = addresses.into_iter().map(|address| (IpAddr::from(address.addr), address.rejects));
         let is_inside = |ip: &IpAddr| self.networks.iter().any(|network| network.contains(*ip));
-        let addresses: Vec<IpAddr> = addresses.filter(|ip| !is_inside(ip)).collect();
+        let addresses: Vec<Address> = addresses.filter(|(ip, _)| !is_inside(ip)).collect();
         let before = self.by_service.get(key).map(Vec::as_slice).unwrap_or_default();
         if before == addresses {
             return;
         }
-        for ip in before {
-            if let Some(count) = self.addresses.get_mut(ip) {
-                *count -= 1;
-                if *count == 0 {
+        for (ip, cluster) in before {
+            if let Some(counts) = self.addresses.get_mut(ip) {
+                *counts.of(*cluster) -= 1;
+                if (counts.cluster, counts.external) == (0, 0) {
                     self.addresses.remove(ip);
                 }
             }
         }
-        self.changed.extend(before.iter().chain(&addresses).map(|ip| IpNetwork::from(*ip)));
-        for ip in &addresses {
-            *self.addresses.entry(*ip).or_default() += 1;
+        self.changed.extend(before.iter().chain(&addresses).map(|(ip, _)| IpNetwork::from(*ip)));
+        for (ip, cluster) in &addresses {
+            *self.addresses.entry(*ip).or_default().of(*cluster) += 1;
         }
         match addresses.is_empty() {
             true => self.by_service.remove(key),
@@ -157,7 +212,8 @@ impl HostRoutes {
     fn wanted(&self, destination: IpNetwork) -> Option<Route> {
         let (ifindex, sources) = self.through?;
         let ip = destination.ip();
-        let is_single = IpNetwork::from(ip) == destination && self.addresses.contains_key(&ip);
+        let is_ours = |counts: &Counts| counts.cluster > 0 || !self.reserved.contains(&ip);
+        let is_single = IpNetwork::from(ip) == destination && self.addresses.get(&ip).is_some_and(is_ours);
         if !self.networks.contains(&destination) && !is_single {
             return None;
         }
@@ -169,7 +225,7 @@ impl HostRoutes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::objects::TrafficPolicy;
+    use crate::model::objects::{LoadBalancerIngress, ServiceType, TrafficPolicy};
 
     fn service(name: &str, ips: &[&str]) -> Service {
         Service {
@@ -239,6 +295,48 @@ mod tests {
         assert_eq!(settle(&mut routes).0, 1, "somebody has deleted a route");
         routes.found(8, sources, vec![]);
         assert_eq!(settle(&mut routes).0, 1, "the device was made anew");
+    }
+
+    #[test]
+    fn external_addresses_are_led_unless_they_are_nodes_or_pods() {
+        let ip = |ip: &str| ip.parse::<IpAddr>().unwrap();
+        let web = Service {
+            service_type: ServiceType::LoadBalancer,
+            external_ips: ["203.0.113.1", "192.0.2.1", "192.0.2.2", "10.1.0.7", "172.20.0.1"].map(ip).into(),
+            load_balancer: vec![
+                LoadBalancerIngress { ip: ip("203.0.113.2"), proxy: false },
+                LoadBalancerIngress { ip: ip("203.0.113.3"), proxy: true },
+            ],
+            ..service("web", &["10.96.0.1"])
+        };
+        let other = NodeObject {
+            key: ObjectKey::new("", "other"),
+            pod_cidrs: networks(&["10.1.0.0/24"]),
+            addresses: vec![ip("192.0.2.2")],
+            created: 0,
+            zone: "".into(),
+            deleting: false,
+        };
+        let mut routes = HostRoutes::default();
+        routes.set_networks(&networks(&["10.96.0.0/16"]), [].into_iter());
+        routes.found(7, NodeAddresses::default(), vec![]);
+        routes.set_reserved(&[ip("192.0.2.1")].into(), [&other].into_iter(), &[]);
+        routes.set_service(&web.key, Some(&web));
+        let expected = ["10.96.0.0/16", "172.20.0.1/32", "203.0.113.1/32", "203.0.113.2/32"].map(String::from);
+        assert_eq!(settle(&mut routes), (4, expected.to_vec()));
+
+        assert!(routes.set_reserved(&[ip("203.0.113.2")].into(), [&other].into_iter(), &[]));
+        let expected = ["10.96.0.0/16", "172.20.0.1/32", "192.0.2.1/32", "203.0.113.1/32"].map(String::from);
+        assert_eq!(settle(&mut routes), (2, expected.to_vec()), "the node has got the one and lost the other");
+        assert!(!routes.set_reserved(&[ip("203.0.113.2")].into(), [&other].into_iter(), &[]));
+
+        // As a ClusterIP it is a Service's, whoever else says that he has it.
+        let odd = service("odd", &["192.0.2.2"]);
+        routes.set_service(&odd.key, Some(&odd));
+        assert_eq!(settle(&mut routes).1.len(), 5);
+        routes.set_service(&odd.key, None);
+        routes.set_service(&web.key, None);
+        assert_eq!(settle(&mut routes).1, ["10.96.0.0/16"]);
     }
 
     #[test]

@@ -14,15 +14,11 @@ use axum::{
 };
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::{
-    net::TcpListener,
-    sync::{mpsc, watch},
-    time::Instant,
-};
+use tokio::{net::TcpListener, sync::watch, time::Instant};
 
 use super::{metrics::Metrics, vitals::Vitals};
 
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What a server says of itself: listening, or why not.
 #[derive(Debug)]
@@ -87,24 +83,25 @@ pub fn metrics(metrics: Metrics) -> Router {
     Router::new().route("/metrics", get(scrape)).with_state(metrics)
 }
 
-/// Listens and serves until the process ends, trying again for as long as the address is taken.
-pub async fn serve(flag: &'static str, address: SocketAddr, router: Router, said: mpsc::UnboundedSender<Listening>) {
+/// Listens and serves until the process ends, trying again for as long as the address
+/// is taken. `said` is told why it can't listen, once, and then that it does.
+pub async fn serve(address: SocketAddr, router: Router, mut said: impl FnMut(Option<io::Error>)) {
     let mut failed = false;
     let listener = loop {
         match TcpListener::bind(address).await {
             Ok(listener) => break listener,
             Err(error) => {
                 if !failed {
-                    let _ = said.send(Listening { flag, address, error: Some(error) });
+                    said(Some(error));
                 }
                 failed = true;
                 tokio::time::sleep(RETRY).await;
             }
         }
     };
-    let _ = said.send(Listening { flag, address, error: None });
+    said(None);
     // It ends only with an error that axum itself has no name for.
     if let Err(error) = axum::serve(listener, router).await {
-        let _ = said.send(Listening { flag, address, error: Some(error) });
+        said(Some(error));
     }
 }

@@ -5,28 +5,24 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use jiff::Timestamp;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::{Histogram, exponential_buckets},
-    },
-    registry::{Registry, Unit},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
 };
 
-use crate::kernel::{
-    map::MapError,
-    table_stats::{TableFill, TableStats},
+use super::proxy_metrics::{Code, Policy, ProxyMetrics};
+use crate::{
+    kernel::{
+        map::MapError,
+        table_stats::{TableFill, TableStats},
+    },
+    plan::NoLocalEndpoints,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -37,11 +33,6 @@ struct Table {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
     reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Code {
-    code: u16,
 }
 
 /// All metrics of the agent; a clone is the same set.
@@ -59,13 +50,8 @@ struct Inner {
     problems: Gauge,
     services: Gauge,
     pods: Gauge,
-    apply_seconds: Histogram,
-    applied_at: Gauge<f64, AtomicU64>,
-    service_changes: Counter,
-    endpoint_changes: Counter,
+    proxy: ProxyMetrics,
     failed_writes: Counter,
-    livez: Family<Code, Counter>,
-    healthz: Family<Code, Counter>,
     entries: Family<Table, Gauge>,
     capacity: Family<Table, Gauge>,
     drops: Family<Reason, Counter>,
@@ -87,6 +73,8 @@ pub enum MetricsError {
 pub struct Applied {
     /// How long it took.
     pub took: Duration,
+    /// All Services were concerned, not only those that changed.
+    pub all: bool,
     /// When it was done.
     pub at: Timestamp,
     /// Services that changed.
@@ -108,6 +96,8 @@ pub struct State {
     pub services: usize,
     /// Pods wired by this agent.
     pub pods: usize,
+    /// Service ports whose endpoints are all elsewhere, where a policy wants them here.
+    pub no_local_endpoints: NoLocalEndpoints,
     /// How full the tables are whose only writer is the agent.
     pub fill: Vec<TableFill>,
 }
@@ -133,21 +123,7 @@ impl Metrics {
         let failed_writes = Counter::default();
         registry.register("fairlead_failed_writes", "Table writes that failed and are retried", failed_writes.clone());
 
-        let proxy = registry.sub_registry_with_prefix("kubeproxy");
-        let apply_seconds = Histogram::new(exponential_buckets(0.001, 2.0, 15));
-        let help = "Time to put changes in force";
-        proxy.register_with_unit("sync_proxy_rules_duration", help, Unit::Seconds, apply_seconds.clone());
-        let applied_at = Gauge::default();
-        let help = "When changes were last put in force";
-        proxy.register_with_unit("sync_proxy_rules_last_timestamp", help, Unit::Seconds, applied_at.clone());
-        let service_changes = Counter::default();
-        proxy.register("sync_proxy_rules_service_changes", "Changes of Services", service_changes.clone());
-        let endpoint_changes = Counter::default();
-        proxy.register("sync_proxy_rules_endpoint_changes", "Changes of EndpointSlices", endpoint_changes.clone());
-        let livez = Family::default();
-        proxy.register("proxy_livez", "Answers of /livez", livez.clone());
-        let healthz = Family::default();
-        proxy.register("proxy_healthz", "Answers of /healthz", healthz.clone());
+        let proxy = ProxyMetrics::new(registry.sub_registry_with_prefix("kubeproxy"));
 
         let inner = Inner {
             registry,
@@ -157,13 +133,8 @@ impl Metrics {
             problems,
             services,
             pods,
-            apply_seconds,
-            applied_at,
-            service_changes,
-            endpoint_changes,
+            proxy,
             failed_writes,
-            livez,
-            healthz,
             entries,
             capacity,
             drops,
@@ -171,14 +142,32 @@ impl Metrics {
         Self { inner: Arc::new(inner) }
     }
 
+    /// Changes came that are not in force yet; so many in all.
+    pub fn queued(&self, at: Timestamp, services: u64, endpoints: u64) {
+        let proxy = &self.inner.proxy;
+        proxy.queued_at.set(at.as_duration().as_secs_f64());
+        proxy.services_pending.set(services as i64);
+        proxy.endpoints_pending.set(endpoints as i64);
+    }
+
     /// Changes were put in force.
     pub fn applied(&self, applied: Applied) {
-        let inner = &self.inner;
-        inner.apply_seconds.observe(applied.took.as_secs_f64());
-        inner.applied_at.set(applied.at.as_duration().as_secs_f64());
-        inner.service_changes.inc_by(applied.service_changes);
-        inner.endpoint_changes.inc_by(applied.endpoint_changes);
-        inner.failed_writes.inc_by(applied.failed_writes);
+        let proxy = &self.inner.proxy;
+        let took = applied.took.as_secs_f64();
+        proxy.apply_seconds.observe(took);
+        if applied.all { &proxy.apply_all_seconds } else { &proxy.apply_some_seconds }.observe(took);
+        proxy.applied_at.set(applied.at.as_duration().as_secs_f64());
+        proxy.service_changes.inc_by(applied.service_changes);
+        proxy.endpoint_changes.inc_by(applied.endpoint_changes);
+        proxy.services_pending.set(0);
+        proxy.endpoints_pending.set(0);
+        self.inner.failed_writes.inc_by(applied.failed_writes);
+    }
+
+    /// What came about at this time, in Unix microseconds, is in force now.
+    pub fn programmed(&self, triggered: i64, now: Timestamp) {
+        let took = now.as_microsecond().saturating_sub(triggered);
+        self.inner.proxy.programming_seconds.observe(took.max(0) as f64 / 1e6);
     }
 
     /// What there is and what is wrong now.
@@ -188,17 +177,22 @@ impl Metrics {
         inner.problems.set(state.problems as i64);
         inner.services.set(state.services as i64);
         inner.pods.set(state.pods as i64);
+        let no_local =
+            [("internal", state.no_local_endpoints.internal), ("external", state.no_local_endpoints.external)];
+        for (traffic_policy, ports) in no_local {
+            inner.proxy.no_local_endpoints.get_or_create(&Policy { traffic_policy }).set(ports.into());
+        }
         *inner.known.lock().unwrap_or_else(PoisonError::into_inner) = state.fill;
     }
 
     /// `/livez` was answered.
     pub fn livez(&self, code: u16) {
-        self.inner.livez.get_or_create(&Code { code }).inc();
+        self.inner.proxy.livez.get_or_create(&Code { code }).inc();
     }
 
     /// `/healthz` was answered.
     pub fn healthz(&self, code: u16) {
-        self.inner.healthz.get_or_create(&Code { code }).inc();
+        self.inner.proxy.healthz.get_or_create(&Code { code }).inc();
     }
 
     /// All metrics in the OpenMetrics text format. Takes milliseconds when tables are full.

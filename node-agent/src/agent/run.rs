@@ -109,12 +109,16 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
     let server = Server::bind(&agent.paths.run_dir)?;
     let serving = tokio::spawn(server.serve(sender));
     let (said, mut listening) = mpsc::unbounded_channel();
-    if let Some(address) = health_address {
-        let router = http::health(watched, agent.metrics());
-        tokio::spawn(http::serve("--healthz-bind-address", address, router, said.clone()));
-    }
-    if let Some(address) = metrics_address {
-        tokio::spawn(http::serve("--metrics-bind-address", address, http::metrics(agent.metrics()), said));
+    let served = [
+        ("--healthz-bind-address", health_address, http::health(watched, agent.metrics())),
+        ("--metrics-bind-address", metrics_address, http::metrics(agent.metrics())),
+    ];
+    for (flag, address, router) in served {
+        let Some(address) = address else { continue };
+        let said = said.clone();
+        // The loop hears no more once it has ended.
+        let say = move |error| drop(said.send(Listening { flag, address, error }));
+        tokio::spawn(http::serve(address, router, say));
     }
 
     let mut xdp_changes = agent.watch_xdp();

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::{
-    agent::{Agent, IDLE, Phase},
+    agent::{Agent, IDLE, Pending, Phase},
     install,
     metrics::Applied,
     node, nodeport_addresses,
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     cni::service::CniService,
     kernel::{links::LinkError, memory, netlink::OVERLAY_DEVICE},
-    model::Dirty,
+    model::{Dirty, objects::ObjectKey},
 };
 
 /// How the subjects of Nodes' problems begin.
@@ -33,7 +33,7 @@ impl Agent {
             return;
         }
         let began = Instant::now();
-        self.services.compile(&self.model, &dirty.services);
+        let all = self.services.compile(&self.model, &dirty.services);
         let outcome = self.services.apply();
         self.todo.services = outcome.retry;
         match &outcome.error {
@@ -43,15 +43,23 @@ impl Agent {
         if outcome.written > 0 {
             self.reclaim_at = Some(began + IDLE);
         }
+        let age = |key: &ObjectKey| self.model.service(key).map_or(0, |service| service.created);
+        self.health_checks.set(self.services.health_checks(), &self.node_ports, age);
         let took = began.elapsed();
-        let changes = std::mem::take(&mut self.changes);
+        let changes = match outcome.failed {
+            0 => std::mem::take(&mut self.changes),
+            _ => Pending::default(),
+        };
         debug!(services = dirty.services.len(), written = outcome.written, failed = outcome.failed, ?took, "applied");
         if dirty.services.is_empty() && outcome.written + outcome.failed == 0 {
             return;
         }
+        let at = Timestamp::now();
+        changes.triggered.iter().for_each(|triggered| self.metrics.programmed(*triggered, at));
         self.metrics.applied(Applied {
             took,
-            at: Timestamp::now(),
+            all,
+            at,
             service_changes: changes.services,
             endpoint_changes: changes.endpoints,
             failed_writes: outcome.failed as u64,
@@ -62,17 +70,15 @@ impl Agent {
         let Self { node, model, routing, netlink, node_tables, problems, .. } = self;
         let looked = node.look(model, routing, netlink, node_tables, problems).await;
         self.todo.node = !self.problems.record("the node's interfaces", looked);
-        // Addresses are the node's, and other nodes on its links, at once.
-        self.apply_networks();
-        self.todo.peers |= self.phase == Phase::InForce;
         let primary = self.node.primary();
-        let node_ports = nodeport_addresses::select(
+        self.node_ports = nodeport_addresses::select(
             &self.flags.nodeport_addresses,
             self.flags.localhost_nodeports,
             primary,
             self.node.present_addresses(),
         );
-        self.todo.services |= self.services.set_node(primary, &node_ports);
+        self.todo.services |= self.services.set_node(primary, &self.node_ports);
+        self.reserve_routes();
         if self.cni.is_none() {
             let looked = self.foreign_pods.look(&self.model, &self.node, &self.netlink).await;
             self.todo.node |= !self.problems.record("interfaces of pods", looked);
@@ -88,6 +94,12 @@ impl Agent {
         let attached = attached.and_then(|()| self.prune());
         self.todo.node = !self.problems.record("programs at the node's interfaces", attached);
         self.attach_xdp(false);
+    }
+
+    /// Addresses of nodes and pods are never led through our device.
+    pub(super) fn reserve_routes(&mut self) {
+        let (own, cidrs) = (self.node.present_addresses(), &self.flags.cluster_cidr);
+        self.todo.routes |= self.routes.set_reserved(own, self.model.nodes(), cidrs);
     }
 
     fn attach_xdp(&mut self, replace: bool) {

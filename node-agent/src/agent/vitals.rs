@@ -39,9 +39,14 @@ impl Vitals {
         recent(self.beat) && self.pending_since.is_none_or(recent)
     }
 
+    /// Whether what is in force is what the cluster wants, to all that is known.
+    pub fn is_up_to_date(&self, now: Instant) -> bool {
+        self.is_alive(now) && self.in_sync
+    }
+
     /// Whether a load balancer should send traffic to the node.
     pub fn is_healthy(&self, now: Instant) -> bool {
-        self.is_alive(now) && self.in_sync && !self.node_deleting
+        self.is_up_to_date(now) && !self.node_deleting
     }
 }
 

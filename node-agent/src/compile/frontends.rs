@@ -48,6 +48,14 @@ impl Addresses {
     }
 }
 
+/// The addresses at which a Service is dialled; none if it is not for this proxy.
+pub fn addresses(service: &Service) -> Vec<CompiledAddress> {
+    if service.foreign || service.service_type == ServiceType::ExternalName {
+        return vec![];
+    }
+    Addresses::of(service).whole()
+}
+
 /// Where a port is dialled in a family.
 pub(super) fn frontends(
     service: &Service,

@@ -23,6 +23,7 @@ pub use compiled::{
     HealthCheck, SourceRange,
 };
 pub use endpoints::{Membership, any_usable, categorize};
+pub use frontends::addresses;
 pub use service::service;
 
 /// What must be known of the node that is compiled for.

@@ -223,6 +223,11 @@ impl Model {
         self.slices_by_service.get(service).into_iter().flatten().map(Arc::as_ref)
     }
 
+    /// The EndpointSlice of this key.
+    pub fn slice(&self, key: &ObjectKey) -> Option<&EndpointSlice> {
+        self.slices.get(key).map(Arc::as_ref)
+    }
+
     /// All EndpointSlices, by key.
     pub fn slices(&self) -> impl ExactSizeIterator<Item = &EndpointSlice> {
         self.slices.values().map(Arc::as_ref)

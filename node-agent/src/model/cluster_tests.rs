@@ -44,6 +44,7 @@ fn slice(name: &str, service: &str, last_octet: u8) -> Object {
             zone_hints: Box::default(),
             node_hints: Box::default(),
         }],
+        triggered: 0,
     }
     .into()
 }

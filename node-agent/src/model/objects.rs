@@ -226,6 +226,9 @@ pub struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
     /// `endpoints`, each with its first address, as kube-proxy takes it.
     pub endpoints: Vec<Endpoint>,
+    /// When what it says came about, in Unix microseconds, 0 if unknown: annotation
+    /// `endpoints.kubernetes.io/last-change-trigger-time`.
+    pub triggered: i64,
 }
 
 /// A port of every endpoint in a slice.

@@ -52,6 +52,7 @@ pub fn slice(name: &str, service: &str, ports: &[(&str, u16)], endpoints: Vec<En
         ipv6: endpoints.iter().any(|e| e.address.is_ipv6()),
         ports: ports.collect(),
         endpoints,
+        triggered: 0,
     }
 }
 

@@ -68,6 +68,7 @@ pub fn slice(manifest: &Value) -> EndpointSlice {
         ipv6: manifest["addressType"] == "IPv6",
         ports: ports.collect(),
         endpoints: list(&manifest["endpoints"]).iter().map(endpoint).collect(),
+        triggered: 0,
     }
 }
 

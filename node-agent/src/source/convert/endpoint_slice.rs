@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::discovery::v1 as api;
+use jiff::Timestamp;
+use k8s_openapi::{api::discovery::v1 as api, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
 use super::{Findings, Trim, is_foreign, label, shared};
 use crate::model::objects::{Endpoint, EndpointPort, EndpointSlice, Kind, Object, ObjectKey};
 
+const ANNOTATION_TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 impl Trim for api::EndpointSlice {
@@ -42,11 +44,18 @@ impl Trim for api::EndpointSlice {
                     .enumerate()
                     .filter_map(|(index, from)| endpoint(index, from, ipv6, findings))
                     .collect(),
+                triggered: triggered(&self.metadata),
                 key,
             }
             .into(),
         )
     }
+}
+
+fn triggered(metadata: &ObjectMeta) -> i64 {
+    let text = metadata.annotations.as_ref().and_then(|annotations| annotations.get(ANNOTATION_TRIGGERED));
+    // It's for a metric only: what can't be read isn't measured.
+    text.and_then(|text| text.parse::<Timestamp>().ok()).map_or(0, Timestamp::as_microsecond)
 }
 
 fn ports(ports: &[api::EndpointPort], findings: &mut Findings) -> Vec<EndpointPort> {

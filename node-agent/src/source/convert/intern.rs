@@ -113,6 +113,7 @@ mod tests {
             ipv6: false,
             ports: Vec::new(),
             endpoints: vec![endpoint],
+            triggered: 0,
         }
         .into()
     }

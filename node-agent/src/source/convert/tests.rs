@@ -300,8 +300,20 @@ fn endpoints() {
             ipv6: address_type == "IPv6",
             ports: Vec::new(),
             endpoints: expected,
+            triggered: 0,
         };
         assert_eq!(read(Kind::EndpointSlice, slice), (Some(expected.into()), message.to_owned()), "{text}");
+    }
+}
+
+#[test]
+fn when_endpoints_changed() {
+    for (text, expected) in [("2026-11-22T05:00:00.25Z", 1_795_323_600_250_000), ("", 0), ("yesterday", 0)] {
+        let annotations = json!({"endpoints.kubernetes.io/last-change-trigger-time": text});
+        let slice = json!({"metadata": {"annotations": annotations}, "addressType": "IPv4", "endpoints": []});
+        let (object, message) = read(Kind::EndpointSlice, slice);
+        let Some(Object::EndpointSlice(slice)) = object else { panic!("{object:?}") };
+        assert_eq!((slice.triggered, message.as_str()), (expected, ""), "{text}");
     }
 }
 
@@ -309,7 +321,8 @@ fn endpoints() {
 fn endpoint_slices_and_their_ports() {
     let port = |name: &str, protocol, port| EndpointPort { name: name.into(), protocol, port };
     let slice = |ports| {
-        let slice = EndpointSlice { key: key(), service: "".into(), ipv6: false, ports, endpoints: Vec::new() };
+        let slice =
+            EndpointSlice { key: key(), service: "".into(), ipv6: false, ports, endpoints: Vec::new(), triggered: 0 };
         Some(Object::from(slice))
     };
     for (manifest, expected, message) in [
