@@ -54,7 +54,14 @@ pub struct NodeState {
     /// For which protocols the node itself has been the backend of a translated flow,
     /// see [`super::PodValue::server_bit`]. Only its packets of these need a look-up
     /// before they leave.
+    /// And [`NodeState::COUNTED_SOCKETS`].
     pub nat_protocols: u32,
+}
+
+impl NodeState {
+    /// Some socket has been counted among a backend's connections: closed ones need a
+    /// look-up.
+    pub const COUNTED_SOCKETS: u32 = 1 << 0;
 }
 
 assert_size!(NodeConfig = 56, NodeState = 4);

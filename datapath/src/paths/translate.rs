@@ -16,7 +16,7 @@ use crate::{
         reject::{self, Answer},
         rewrite::{self, Ends},
     },
-    select::{self, Refusal, Scope},
+    select::{self, Dial, Refusal, Scope},
     tables::Tables,
     track::{self, Found},
 };
@@ -252,7 +252,10 @@ fn prepare_for_frontend<T: Tables>(work: &mut Work, tables: &mut T, sender: Send
     }
     let client = sender.client(tables, &headers.src);
     let scope = client.scope(&frontend);
-    let backend = select::select(tables, &frontend, scope, Some(&headers.src))?;
+    let dial =
+        Dial { client: headers.src, client_port: headers.src_port, port: headers.dst_port, protocol: headers.protocol };
+    let backend = select::select(tables, &frontend, scope, Some(&dial))?;
+    let counted = if frontend.flags & FrontendValue::LEAST_CONNECTIONS != 0 { FlowValue::COUNTED } else { 0 };
     let external = if scope == Scope::External { FlowValue::EXTERNAL } else { 0 };
     work.flow.forward = FlowValue {
         src: masquerade::source(tables, headers, frontend.flags, client, &backend.addr),
@@ -262,7 +265,7 @@ fn prepare_for_frontend<T: Tables>(work: &mut Work, tables: &mut T, sender: Send
         service: frontend.service,
         backend: backend.id,
         generation: backend.generation,
-        flags: external | out_flag(tables, &backend.addr),
+        flags: external | counted | out_flag(tables, &backend.addr),
         last_seen: 0,
     };
     let client_out = if client == Client::Node { 0 } else { out_flag(tables, &headers.src) };

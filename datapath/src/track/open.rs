@@ -95,7 +95,12 @@ fn insert_forward<T: Tables>(
     back: &FlowKey,
 ) -> Result<(), DropReason> {
     match tables.insert_flow(key, forward) {
-        Inserted::New => Ok(()),
+        Inserted::New => {
+            if forward.flags & FlowValue::COUNTED != 0 {
+                tables.add_connection(forward.backend);
+            }
+            Ok(())
+        }
         Inserted::Exists => {
             tables.flow(key, |standing| *forward = *standing).ok_or(DropReason::FlowTableFull)?;
             if answers_to(&ends(forward), key.protocol) != *back {

@@ -54,13 +54,17 @@ pub(super) fn is_free<T: Tables>(tables: &mut T, back: &FlowKey, key: &FlowKey, 
     let mirror = tables.flow(&forward, |flow| {
         let idle = now.saturating_sub(seen.max(flow.last_seen));
         let over = idle > patience(key.protocol, flow.flags, flags, hurry);
-        (answers_to(&ends(flow), key.protocol) == *back, over)
+        let counted = if over && flow.flags & FlowValue::COUNTED != 0 { flow.backend } else { 0 };
+        (answers_to(&ends(flow), key.protocol) == *back, over, counted)
     });
     match mirror {
-        None | Some((false, _)) => true,
-        Some((true, over)) => {
+        None | Some((false, ..)) => true,
+        Some((true, over, counted)) => {
             if over {
                 tables.remove_flow(&forward);
+            }
+            if counted != 0 {
+                tables.remove_connection(counted);
             }
             over
         }
