@@ -151,7 +151,7 @@ fn dialled<T: Tables>(tables: &T, call: &Call) -> SocketVerdict {
 /// A socket has been closed: it is none of its backend's connections any more.
 #[inline(always)]
 pub fn release<T: Tables>(tables: &mut T, socket: u64) {
-    if tables.node_nat() & NodeState::COUNTED_SOCKETS == 0 {
+    if tables.node_nat() & NodeState::COUNTED == 0 {
         return;
     }
     let key = SocketPeerKey::connection(socket);
@@ -171,7 +171,7 @@ fn count<T: Tables>(tables: &mut T, call: &Call, frontend: &FrontendValue, backe
     release(tables, call.socket);
     let value = SocketPeerValue { backend: backend.id, generation: backend.generation, ..SocketPeerValue::default() };
     tables.set_socket_peer(&SocketPeerKey::connection(call.socket), &value);
-    tables.mark_node_nat(NodeState::COUNTED_SOCKETS);
+    tables.mark_node_nat(NodeState::COUNTED);
     tables.add_connection(backend.id);
 }
 

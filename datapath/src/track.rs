@@ -8,6 +8,7 @@ mod open;
 mod over;
 
 pub use open::{NewFlow, open};
+pub use over::is_counted;
 
 use crate::{
     abi::{Backend, FlowKey, FlowValue, FrontendKey},

@@ -5,7 +5,7 @@
 
 use super::{answers_to, ends, over, seconds};
 use crate::{
-    abi::{Be16, DropReason, FlowKey, FlowValue},
+    abi::{Be16, DropReason, FlowKey, FlowValue, NodeState},
     tables::{Inserted, Tables},
 };
 
@@ -97,6 +97,7 @@ fn insert_forward<T: Tables>(
     match tables.insert_flow(key, forward) {
         Inserted::New => {
             if forward.flags & FlowValue::COUNTED != 0 {
+                tables.mark_node_nat(NodeState::COUNTED);
                 tables.add_connection(forward.backend);
             }
             Ok(())
