@@ -21,6 +21,7 @@ pub struct MemoryTables {
     pub frontends: HashMap<FrontendKey, FrontendValue>,
     pub blocks: Vec<u32>,
     pub backends: Vec<Backend>,
+    pub connections: HashMap<u32, u32>,
     pub affinity: HashMap<AffinityKey, AffinityValue>,
     pub pods: HashMap<Addr, PodValue>,
     pub pod_netns: HashMap<u64, PodNetns>,
@@ -57,6 +58,17 @@ impl Tables for MemoryTables {
     }
     fn backend(&self, id: u32) -> Option<&Backend> {
         self.backends.get(id as usize)
+    }
+    fn connections(&self, id: u32) -> u32 {
+        self.connections.get(&id).copied().unwrap_or(0)
+    }
+    fn add_connection(&mut self, id: u32) {
+        *self.connections.entry(id).or_default() += 1;
+    }
+    fn remove_connection(&mut self, id: u32) {
+        if let Some(count) = self.connections.get_mut(&id) {
+            *count = count.saturating_sub(1);
+        }
     }
     fn affinity(&self, key: &AffinityKey) -> Option<&AffinityValue> {
         self.affinity.get(key)
@@ -110,6 +122,9 @@ impl Tables for MemoryTables {
     }
     fn socket_peer(&self, key: &SocketPeerKey) -> Option<&SocketPeerValue> {
         self.socket_peers.get(key)
+    }
+    fn remove_socket_peer(&mut self, key: &SocketPeerKey) {
+        self.socket_peers.remove(key);
     }
     fn set_socket_peer(&mut self, key: &SocketPeerKey, value: &SocketPeerValue) {
         self.socket_peers.insert(*key, *value);

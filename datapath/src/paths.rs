@@ -29,12 +29,12 @@ use crate::{
     packet::{
         Packet,
         headers::{self, Fragment, Headers, Transport},
-        rewrite::{self, Ends},
+        rewrite::Ends,
     },
     tables::Tables,
     track::NewFlow,
 };
-use translate::Member;
+use translate::{Changes, Member};
 
 /// What is at hand while a packet is judged. It's too large for the kernel's
 /// stack, and lives beside it there.
@@ -52,6 +52,8 @@ pub struct Work {
     came_with: Ends,
     /// Its place in its flow.
     member: Member,
+    /// What is to be written into it.
+    changes: Changes,
     /// The flow that it begins.
     flow: NewFlow,
     /// What becomes of it. Written here, each by itself, rather than returned: a verdict
@@ -69,6 +71,7 @@ impl Work {
         ends: Self::NO_ENDS,
         came_with: Self::NO_ENDS,
         member: Member::NONE,
+        changes: Changes::NONE,
         flow: NewFlow::EMPTY,
         verdict: Verdict::Pass,
     };
@@ -80,9 +83,10 @@ impl Work {
     ///
     /// # Errors
     /// The reason for which a packet like this is dropped.
-    #[inline(always)]
+    #[inline(never)]
     pub fn read<P: Packet>(&mut self, packet: &P, family: Family) -> Result<(), DropReason> {
         self.headers = Headers::EMPTY;
+        self.changes = Changes::NONE;
         headers::parse(packet, family, &mut self.headers)
     }
 }
@@ -117,6 +121,12 @@ pub enum Verdict {
 /// most of what is left, are for no frontend.
 #[inline(always)]
 pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
+    direct_from_pod(packet, work, tables);
+    translate::write(packet, work, tables);
+}
+
+#[inline(always)]
+fn direct_from_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
     if let Some(pod) = tables.pod(&work.headers.dst) {
         let pod = *pod;
         return deliver(packet, work, tables, &pod);
@@ -133,7 +143,7 @@ pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &
     }
     let kind = tables.network_kind(&work.headers.dst);
     if kind == NetworkValue::PODS {
-        return to_other_node(packet, work, tables);
+        return to_other_node(work, tables);
     }
     if translate::begin(packet, work, tables, Sender::Pod) {
         return;
@@ -141,8 +151,8 @@ pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &
     match kind {
         NetworkValue::SERVICE => work.verdict = Verdict::Drop(DropReason::UnknownClusterIp),
         // The network between the nodes need not carry pods' addresses.
-        NetworkValue::PEER => to_other_node(packet, work, tables),
-        0 => outside::leave(packet, work, tables),
+        NetworkValue::PEER => to_other_node(work, tables),
+        0 => outside::leave(work, tables),
         _ => work.verdict = Verdict::Pass,
     }
 }
@@ -168,6 +178,7 @@ pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mu
         work.verdict = Verdict::Drop(DropReason::PodHeld);
     } else if pod.nat_protocols & suspects(&work.headers, PodValue::client_bit) != 0 {
         translate::answer(packet, work, tables);
+        translate::write(packet, work, tables);
     }
 }
 
@@ -187,7 +198,9 @@ pub fn to_foreign_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tab
 pub fn from_host<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
     if work.headers.dst.is_group() {
         work.verdict = Verdict::Pass;
-    } else if !translate::translate(packet, work, tables, Sender::Node) {
+    } else if translate::translate(packet, work, tables, Sender::Node) {
+        translate::write(packet, work, tables);
+    } else {
         work.verdict = Verdict::Drop(DropReason::UnknownClusterIp);
     }
 }
@@ -199,23 +212,35 @@ pub fn from_host<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: 
 #[inline(always)]
 pub fn from_host_loopback<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
     work.verdict = Verdict::Pass;
-    let headers = &work.headers;
-    let answers = tables.node_nat() & suspects(headers, PodValue::server_bit) != 0;
-    let later = headers.fragment == Fragment::Later;
-    let protocol = if headers.has_ports() { headers.protocol } else { 0 };
-    let dials =
-        later || matches!(destination::find(tables, headers.dst, headers.dst_port, protocol), Destination::Frontend(_));
-    if !answers && !dials || translate::follow(packet, work, tables, Sender::Node) {
+    let answers = tables.node_nat() & suspects(&work.headers, PodValue::server_bit) != 0;
+    let later = work.headers.fragment == Fragment::Later;
+    let dials = later || names_frontend(&work.headers, tables);
+    if !answers && !dials {
         return;
     }
-    if dials && !later {
-        translate::begin(packet, work, tables, Sender::Node);
+    if translate::follow(packet, work, tables, Sender::Node)
+        || dials && !later && translate::begin(packet, work, tables, Sender::Node)
+    {
+        translate::write(packet, work, tables);
     }
+}
+
+#[inline(never)]
+fn names_frontend<T: Tables>(headers: &Headers, tables: &T) -> bool {
+    let protocol = if headers.has_ports() { headers.protocol } else { 0 };
+    let destination = destination::find(tables, headers.dst, headers.dst_port, protocol);
+    matches!(destination, Destination::Frontend(_))
 }
 
 /// A packet that came to the node over the wire, or by the overlay.
 #[inline(always)]
 pub fn from_network<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
+    direct_from_network(packet, work, tables);
+    translate::write(packet, work, tables);
+}
+
+#[inline(always)]
+fn direct_from_network<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
     if let Some(pod) = tables.pod(&work.headers.dst) {
         let pod = *pod;
         return deliver(packet, work, tables, &pod);
@@ -236,6 +261,7 @@ pub fn to_network<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables:
     work.verdict = Verdict::Pass;
     if tables.node_nat() & suspects(&work.headers, PodValue::server_bit) != 0 {
         translate::answer(packet, work, tables);
+        translate::write(packet, work, tables);
     }
 }
 
@@ -271,15 +297,12 @@ fn deliver<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T
 /// To another node or a pod of it, past the stack if it is reached by the overlay. Where it
 /// isn't, the stack routes as it would without us.
 #[inline(always)]
-fn to_other_node<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &T) {
+fn to_other_node<T: Tables>(work: &mut Work, tables: &T) {
     work.verdict = Verdict::Pass;
     let Some(network) = tables.network(&work.headers.dst) else { return };
-    if network.tunnel.is_unspecified() || work.headers.hops <= 1 {
-        return;
-    }
-    work.verdict = Verdict::Tunnel(network.tunnel);
-    if rewrite::take_hop(packet, &mut work.headers).is_err() {
-        work.verdict = Verdict::Drop(DropReason::RewriteFailed);
+    if !network.tunnel.is_unspecified() && work.headers.hops > 1 {
+        work.verdict = Verdict::Tunnel(network.tunnel);
+        work.changes.hops = true;
     }
 }
 

@@ -13,9 +13,11 @@
 //! loopback is its own.
 
 use crate::{
-    abi::{Addr, Backend, Be16, Family, FrontendValue, NodeConfig, SocketPeerKey, SocketPeerValue, protocol},
+    abi::{
+        Addr, Backend, Be16, Family, FrontendValue, NodeConfig, NodeState, SocketPeerKey, SocketPeerValue, protocol,
+    },
     destination::{self, Destination},
-    select::{self, Chosen, Refusal, Scope},
+    select::{self, Chosen, Dial, Refusal, Scope},
     tables::Tables,
 };
 
@@ -65,6 +67,7 @@ pub fn connect<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
     match choose(tables, call, &frontend) {
         Some(Ok(backend)) => {
             note(tables, call, &backend, SocketPeerKey::BY_BACKEND);
+            count(tables, call, &frontend, &backend);
             SocketVerdict::Divert(backend.addr, backend.port)
         }
         Some(Err(Refusal::Reject)) => SocketVerdict::Refuse,
@@ -145,6 +148,33 @@ fn dialled<T: Tables>(tables: &T, call: &Call) -> SocketVerdict {
     }
 }
 
+/// A socket has been closed: it is none of its backend's connections any more.
+#[inline(always)]
+pub fn release<T: Tables>(tables: &mut T, socket: u64) {
+    if tables.node_nat() & NodeState::COUNTED == 0 {
+        return;
+    }
+    let key = SocketPeerKey::connection(socket);
+    let Some(counted) = tables.socket_peer(&key) else { return };
+    let backend = counted.backend;
+    tables.remove_socket_peer(&key);
+    tables.remove_connection(backend);
+}
+
+/// Counts a connection of which the frontend's backends have count. A socket that is
+/// connected again has left the backend that it had.
+#[inline(always)]
+fn count<T: Tables>(tables: &mut T, call: &Call, frontend: &FrontendValue, backend: &Chosen) {
+    if frontend.flags & FrontendValue::LEAST_CONNECTIONS == 0 {
+        return;
+    }
+    release(tables, call.socket);
+    let value = SocketPeerValue { backend: backend.id, generation: backend.generation, ..SocketPeerValue::default() };
+    tables.set_socket_peer(&SocketPeerKey::connection(call.socket), &value);
+    tables.mark_node_nat(NodeState::COUNTED);
+    tables.add_connection(backend.id);
+}
+
 /// Who makes a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Caller {
@@ -200,7 +230,7 @@ fn find<T: Tables>(tables: &T, call: &Call) -> Destination {
 
 /// A backend for the call; `None`: its packets are to be judged, since they depend on
 /// an address that isn't known here, may not be served, or must be masqueraded.
-#[inline(always)]
+#[inline(never)]
 fn choose<T: Tables>(tables: &mut T, call: &Call, frontend: &FrontendValue) -> Option<Result<Chosen, Refusal>> {
     let (caller, address) = caller(tables, call);
     if is_masqueraded(tables, caller, frontend) {
@@ -215,7 +245,8 @@ fn choose<T: Tables>(tables: &mut T, call: &Call, frontend: &FrontendValue) -> O
     {
         return None;
     }
-    match select::select(tables, frontend, Scope::Internal, Some(&address)) {
+    let dial = Dial { client: address, client_port: Be16::ZERO, port: call.port, protocol: call.protocol };
+    match select::select(tables, frontend, Scope::Internal, Some(&dial)) {
         // A pod that reaches itself sees the node's address.
         Ok(chosen) if chosen.addr == address && caller == Caller::Pod => None,
         result => Some(result),

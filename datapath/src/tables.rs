@@ -30,6 +30,13 @@ pub trait Tables {
     fn block_entry(&self, index: u32) -> Option<u32>;
     /// A backend by id.
     fn backend(&self, id: u32) -> Option<&Backend>;
+    /// How many connections a backend has, of frontends with
+    /// [`FrontendValue::LEAST_CONNECTIONS`].
+    fn connections(&self, id: u32) -> u32;
+    /// Notes that a backend has one more.
+    fn add_connection(&mut self, id: u32);
+    /// Notes that a backend has one less.
+    fn remove_connection(&mut self, id: u32);
     /// A client's affinity.
     fn affinity(&self, key: &AffinityKey) -> Option<&AffinityValue>;
     /// Binds a client to a backend.
@@ -51,7 +58,7 @@ pub trait Tables {
     fn in_source_ranges(&self, service: u32, client: &Addr) -> bool;
     /// For which protocols the node has been a backend, see [`crate::abi::NodeState`].
     fn node_nat(&self) -> u32;
-    /// Notes that the node is a backend; `bit` is [`PodValue::server_bit`].
+    /// Sets a bit of [`Self::node_nat`].
     fn mark_node_nat(&mut self, bit: u32);
     /// A flow, read and noted in place (it is large for the kernel's stack).
     fn flow<R>(&mut self, key: &FlowKey, read: impl FnOnce(&mut FlowValue) -> R) -> Option<R>;
@@ -65,6 +72,8 @@ pub trait Tables {
     fn set_fragment(&mut self, key: &FragmentKey, value: &FragmentValue);
     /// Where a socket was diverted.
     fn socket_peer(&self, key: &SocketPeerKey) -> Option<&SocketPeerValue>;
+    /// Forgets where a socket was diverted.
+    fn remove_socket_peer(&mut self, key: &SocketPeerKey);
     /// Notes where a socket is diverted.
     fn set_socket_peer(&mut self, key: &SocketPeerKey, value: &SocketPeerValue);
     /// Monotonic nanoseconds.

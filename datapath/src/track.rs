@@ -8,6 +8,7 @@ mod open;
 mod over;
 
 pub use open::{NewFlow, open};
+pub use over::is_counted;
 
 use crate::{
     abi::{Backend, FlowKey, FlowValue, FrontendKey},
@@ -92,11 +93,28 @@ pub fn find<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, becomes
             flow.flags = flags | bits;
         }
         *becomes = ends(flow);
+        if bits == FlowValue::CLOSING {
+            flow.flags &= !FlowValue::COUNTED;
+        }
         Passed { flags, service: flow.service, backend: flow.backend, generation: flow.generation, idle }
     })?;
     let back = answers_to(becomes, key.protocol);
     let forward = passed.flags & FlowValue::REVERSE == 0;
-    if forward && !goes_on(tables, headers, &passed, &back) {
+    let stays = !forward || goes_on(tables, headers, &passed, &back);
+    let mut counted = passed.flags & FlowValue::COUNTED != 0;
+    if bits == FlowValue::CLOSING && !forward {
+        // What an end has closed is no connection any more, whichever it was.
+        let count = |flow: &mut FlowValue| {
+            let counted = flow.flags & FlowValue::COUNTED != 0;
+            flow.flags &= !FlowValue::COUNTED;
+            counted
+        };
+        counted = tables.flow(&back, count).unwrap_or(false);
+    }
+    if counted && (!stays || bits == FlowValue::CLOSING) {
+        tables.remove_connection(passed.backend);
+    }
+    if !stays {
         remove_both(tables, key, &back);
         return None;
     }

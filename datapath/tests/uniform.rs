@@ -1,9 +1,9 @@
 //! Backends are chosen evenly, by a chi-square test over random numbers that are the same each time.
 
 use datapath::{
-    abi::{Addr, Backend, BlockRef, FrontendValue},
+    abi::{Addr, Backend, Be16, BlockRef, FrontendValue, protocol},
     memory::MemoryTables,
-    select::{Scope, select},
+    select::{Dial, Scope, select},
 };
 
 /// Choices for each backend, on average.
@@ -28,8 +28,13 @@ fn check(backends: u32, client: Option<fn(u32) -> Addr>, affinity_seconds: u32) 
     };
     let mut chosen = vec![0u32; backends as usize + 1];
     for number in 0..backends * EACH {
-        let client = client.map(|client| client(number));
-        let backend = select(&mut tables, &frontend, Scope::Internal, client.as_ref());
+        let dial = client.map(|client| Dial {
+            client: client(number),
+            client_port: Be16::new(4000),
+            port: Be16::new(80),
+            protocol: protocol::TCP,
+        });
+        let backend = select(&mut tables, &frontend, Scope::Internal, dial.as_ref());
         chosen[backend.expect("the block has backends").id as usize] += 1;
     }
     let expected = f64::from(EACH);

@@ -34,6 +34,9 @@ pub static BLOCKS: Array<u32> = Array::with_max_entries(capacity::BLOCKS, BPF_F_
 pub static BACKENDS: Array<Backend> = Array::with_max_entries(capacity::BACKENDS, BPF_F_MMAPABLE);
 
 #[map]
+pub static CONNECTIONS: Array<u32> = Array::with_max_entries(capacity::CONNECTIONS, 0);
+
+#[map]
 pub static SOURCE_RANGES: LpmTrie<[u32; 5], u32> =
     LpmTrie::with_max_entries(capacity::SOURCE_RANGES, BPF_F_NO_PREALLOC);
 

@@ -6,8 +6,8 @@
 use aya_ebpf::{
     bindings::bpf_sock_addr,
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
-    macros::cgroup_sock_addr,
-    programs::SockAddrContext,
+    macros::{cgroup_sock, cgroup_sock_addr},
+    programs::{SockAddrContext, SockContext},
 };
 use datapath::{
     abi::{Addr, Be16, Family},
@@ -126,4 +126,13 @@ pub fn getpeername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
     perform(&ctx, Family::V6, socket::peer_name(&KernelTables, &call(&ctx, Family::V6)))
+}
+
+/// A socket's end.
+#[cgroup_sock(sock_release)]
+pub fn sock_release(ctx: SockContext) -> i32 {
+    // SAFETY: the helper only reads the context, which is valid for the program's run.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.sock.cast()) };
+    socket::release(&mut KernelTables, cookie);
+    ALLOW
 }

@@ -1,5 +1,7 @@
 //! `Tables` over the BPF maps.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
@@ -28,6 +30,31 @@ pub fn count_drop(reason: DropReason) {
     if let Some(counter) = maps::DROPS.get_ptr_mut(reason as u32) {
         // SAFETY: the map gave a valid pointer to this CPU's own counter.
         unsafe { *counter += 1 };
+    }
+}
+
+/// Sets bits in a word in which other CPUs may be setting others.
+///
+/// # Safety
+/// The pointer is to an aligned word of a map.
+#[inline(always)]
+unsafe fn set_bits(word: *mut u32, bits: u32) {
+    // SAFETY: what the caller promises.
+    unsafe {
+        // A line that isn't written stays in every CPU's cache.
+        if word.read_volatile() & bits != bits {
+            asm!("lock *(u32 *)({0} + 0) |= {1}", in(reg) word, in(wreg) bits, options(nostack));
+        }
+    }
+}
+
+/// Adds to a backend's count, modulo 2^32.
+#[inline(always)]
+fn change_connections(id: u32, by: u32) {
+    if let Some(count) = maps::CONNECTIONS.get_ptr_mut(id) {
+        // The compiler knows no atomic operations of 32 bits for this target.
+        // SAFETY: the map gave a valid pointer to an aligned word.
+        unsafe { asm!("lock *(u32 *)({0} + 0) += {1}", in(reg) count, in(wreg) by, options(nostack)) };
     }
 }
 
@@ -60,6 +87,19 @@ impl Tables for KernelTables {
         maps::BACKENDS.get(id)
     }
     #[inline(always)]
+    fn connections(&self, id: u32) -> u32 {
+        // What was taken away twice, after the table had forgotten a flow, isn't a large number.
+        maps::CONNECTIONS.get(id).map_or(0, |count| (*count as i32).max(0) as u32)
+    }
+    #[inline(always)]
+    fn add_connection(&mut self, id: u32) {
+        change_connections(id, 1);
+    }
+    #[inline(always)]
+    fn remove_connection(&mut self, id: u32) {
+        change_connections(id, u32::MAX);
+    }
+    #[inline(always)]
     fn affinity(&self, key: &AffinityKey) -> Option<&AffinityValue> {
         get!(maps::AFFINITY, key)
     }
@@ -75,9 +115,8 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn mark_nat(&mut self, pod: &Addr, bit: u32) {
         if let Some(pod) = maps::PODS.get_ptr_mut(pod) {
-            // SAFETY: the map gave a valid pointer. CPUs that race here may lose a bit
-            // to one another; the next flow's first packet sets it again.
-            unsafe { (*pod).nat_protocols |= bit };
+            // SAFETY: the map gave a valid pointer to an aligned word.
+            unsafe { set_bits(&raw mut (*pod).nat_protocols, bit) };
         }
     }
     #[inline(always)]
@@ -100,9 +139,8 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn mark_node_nat(&mut self, bit: u32) {
         if let Some(state) = maps::NODE_STATE.get_ptr_mut(0) {
-            // SAFETY: the map gave a valid pointer. CPUs that race here may lose a bit to
-            // one another; the next flow's first packet sets it again.
-            unsafe { (*state).nat_protocols |= bit };
+            // SAFETY: the map gave a valid pointer to an aligned word.
+            unsafe { set_bits(&raw mut (*state).nat_protocols, bit) };
         }
     }
     #[inline(always)]
@@ -142,6 +180,11 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn socket_peer(&self, key: &SocketPeerKey) -> Option<&SocketPeerValue> {
         get!(maps::SOCKET_PEERS, key)
+    }
+    #[inline(always)]
+    fn remove_socket_peer(&mut self, key: &SocketPeerKey) {
+        // Gone already is as good.
+        let _ = maps::SOCKET_PEERS.remove(key);
     }
     #[inline(always)]
     fn set_socket_peer(&mut self, key: &SocketPeerKey, value: &SocketPeerValue) {

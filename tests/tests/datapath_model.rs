@@ -5,7 +5,11 @@
 
 use std::collections::HashMap;
 
-use datapath::{abi::protocol, paths::Verdict};
+use datapath::{
+    abi::{FrontendValue, protocol},
+    paths::Verdict,
+    tables::Tables,
+};
 use proptest::{collection::vec, prelude::*, sample::select};
 use tests::packets::{
     build::{self, Packet},
@@ -14,7 +18,7 @@ use tests::packets::{
     host,
     place::{FAMILIES, Place},
     stream,
-    world::{ServicePort, World},
+    world::{self, ServicePort, World},
 };
 
 const SERVICES: u8 = 4;
@@ -130,6 +134,8 @@ struct Model {
     protocol: u8,
     family: datapath::abi::Family,
     affinity: bool,
+    /// Connections are counted, and few of them preferred.
+    counted: bool,
     world: World,
     now: u64,
     backends: Vec<Backend>,
@@ -141,7 +147,7 @@ struct Model {
 type Checked = Result<(), TestCaseError>;
 
 impl Model {
-    fn new(protocol: u8, family: datapath::abi::Family, affinity: bool, random: u64) -> Self {
+    fn new(protocol: u8, family: datapath::abi::Family, affinity: bool, counted: bool, random: u64) -> Self {
         let mut world = World::new().and(|world| {
             world.tables.random = random;
             (world.tables.node.snat_port_first, world.tables.node.snat_port_last) =
@@ -155,8 +161,15 @@ impl Model {
                 });
             }
         }
+        if counted {
+            for service in 0..SERVICES {
+                world.frontend(port(service, protocol), |frontend| {
+                    frontend.flags |= FrontendValue::LEAST_CONNECTIONS;
+                });
+            }
+        }
         let (flows, bound) = (HashMap::new(), HashMap::new());
-        Self { protocol, family, affinity, world, now: 1000, backends: Vec::new(), flows, bound }
+        Self { protocol, family, affinity, counted, world, now: 1000, backends: Vec::new(), flows, bound }
     }
 
     fn happen(&mut self, event: &Event) -> Checked {
@@ -349,6 +362,26 @@ impl Model {
         Ok(())
     }
 
+    /// Each backend has as many connections as the model knows open ones to it.
+    fn check_counts(&self) -> Checked {
+        for service in 0..SERVICES {
+            let id = self.world.tables.frontends[&world::key(port(service, self.protocol), self.family)].service;
+            for place in BACKENDS {
+                let addr = place.addr(self.family);
+                let backends = self.world.tables.backends.iter().enumerate();
+                let same = backends.filter(|(_, backend)| (backend.service, backend.addr) == (id, addr));
+                let counted: u32 = same.map(|(id, _)| self.world.tables.connections(id as u32)).sum();
+                let open = self.flows.iter().filter(|((.., dialled), flow)| {
+                    let closed = self.protocol == protocol::TCP && (flow.client_closed || flow.backend_closed);
+                    *dialled == service && self.backends[flow.backend].place == place && !closed
+                });
+                let expected = if self.counted { open.count() as u32 } else { 0 };
+                prop_assert_eq!(counted, expected, "connections to {:?} of Service {}", place, service);
+            }
+        }
+        Ok(())
+    }
+
     fn pod(&self, place: Place) -> Option<&datapath::abi::PodValue> {
         self.world.tables.pods.get(&place.addr(self.family))
     }
@@ -380,17 +413,19 @@ proptest! {
         protocol in select(&[protocol::TCP, protocol::UDP, protocol::SCTP][..]),
         family in select(&FAMILIES[..]),
         affinity in any::<bool>(),
+        counted in any::<bool>(),
         random in any::<u64>(),
         first in vec(backends(), usize::from(SERVICES)),
         events in vec(event(), 1..80),
     ) {
-        let mut model = Model::new(protocol, family, affinity, random);
+        let mut model = Model::new(protocol, family, affinity, counted, random);
         for (service, backends) in (0..).zip(&first) {
             model.set_backends(service, backends, false);
         }
         for event in &events {
             model.happen(event)?;
             check::mirrored(&model.world.tables).map_err(TestCaseError::fail)?;
+            model.check_counts()?;
         }
     }
 }

@@ -47,6 +47,15 @@ impl<F: FnMut(u32, &mut MemoryTables) -> bool> Tables for Crowded<F> {
     fn backend(&self, id: u32) -> Option<&Backend> {
         self.tables.backend(id)
     }
+    fn connections(&self, id: u32) -> u32 {
+        self.tables.connections(id)
+    }
+    fn add_connection(&mut self, id: u32) {
+        self.tables.add_connection(id);
+    }
+    fn remove_connection(&mut self, id: u32) {
+        self.tables.remove_connection(id);
+    }
     fn affinity(&self, key: &AffinityKey) -> Option<&AffinityValue> {
         self.tables.affinity(key)
     }
@@ -88,6 +97,9 @@ impl<F: FnMut(u32, &mut MemoryTables) -> bool> Tables for Crowded<F> {
     }
     fn socket_peer(&self, key: &SocketPeerKey) -> Option<&SocketPeerValue> {
         self.tables.socket_peer(key)
+    }
+    fn remove_socket_peer(&mut self, key: &SocketPeerKey) {
+        self.tables.remove_socket_peer(key);
     }
     fn set_socket_peer(&mut self, key: &SocketPeerKey, value: &SocketPeerValue) {
         self.tables.set_socket_peer(key, value);

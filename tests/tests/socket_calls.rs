@@ -116,6 +116,28 @@ fn ends(family: Family) -> (SocketAddr, SocketAddr, SocketAddr, SocketAddr) {
     (CLUSTER_IP.at(family, 80), BACKEND.at(family, 8080), OTHER.at(family, 8080), CLUSTER_IP.at(family, 81))
 }
 
+/// A socket counts once, whatever it does, and no more when it is closed.
+#[test]
+fn connections_are_counted_where_few_are_preferred() {
+    for family in FAMILIES {
+        let (service_at, backend, ..) = ends(family);
+        let port = service(protocol::TCP);
+        let count = |sockets: &Sockets| sockets.world.tables.connections.values().sum::<u32>();
+        let mut sockets = Sockets::new(protocol::TCP, &[(BACKEND, 8080)])
+            .call_by(1, Pod, Connect, service_at, To(backend))
+            .change(|world| world.frontend(port, |frontend| frontend.flags |= FrontendValue::LEAST_CONNECTIONS));
+        assert_eq!(count(&sockets), 0, "{family:?}: before it was wanted");
+        for (socket, who, open) in [(2, Pod, 1), (3, Node, 2), (2, Pod, 2), (4, Stranger, 3)] {
+            sockets = sockets.call_by(socket, who, Connect, service_at, To(backend));
+            assert_eq!(count(&sockets), open, "{family:?}: socket {socket}");
+        }
+        for (socket, open) in [(1, 3), (2, 2), (2, 2), (77, 2), (3, 1), (4, 0)] {
+            socket::release(&mut sockets.world.tables, socket);
+            assert_eq!(count(&sockets), open, "{family:?}: socket {socket} is closed");
+        }
+    }
+}
+
 #[test]
 fn tcp_goes_straight_to_its_backend() {
     for family in FAMILIES {

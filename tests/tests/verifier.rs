@@ -9,13 +9,14 @@ fn every_program_passes_the_verifier() {
     let mut ebpf = EbpfLoader::new().load_file(&object).unwrap();
     let mut names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
     names.sort();
-    assert_eq!(names.len(), 20, "{names:?}");
+    assert_eq!(names.len(), 21, "{names:?}");
     let mut failed = Vec::new();
     for name in &names {
         let program = ebpf.program_mut(name).unwrap();
         let loaded = match program {
             Program::SchedClassifier(p) => p.load().and_then(|()| p.info()),
             Program::CgroupSockAddr(p) => p.load().and_then(|()| p.info()),
+            Program::CgroupSock(p) => p.load().and_then(|()| p.info()),
             Program::Xdp(p) => p.load().and_then(|()| p.info()),
             other => panic!("{name} is of a kind that no hook takes: {:?}", other.prog_type()),
         };

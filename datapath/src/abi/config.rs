@@ -54,7 +54,14 @@ pub struct NodeState {
     /// For which protocols the node itself has been the backend of a translated flow,
     /// see [`super::PodValue::server_bit`]. Only its packets of these need a look-up
     /// before they leave.
+    /// And [`NodeState::COUNTED`].
     pub nat_protocols: u32,
+}
+
+impl NodeState {
+    /// Something has been counted among a backend's connections: closed sockets need a
+    /// look-up, and the counts to be put right now and then.
+    pub const COUNTED: u32 = 1 << 0;
 }
 
 assert_size!(NodeConfig = 56, NodeState = 4);

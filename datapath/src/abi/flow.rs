@@ -82,6 +82,8 @@ impl FlowValue {
     /// What the packet becomes is neither for a pod of this node nor for the node
     /// itself: it goes out by the network, wherever the node's routes lead it.
     pub const OUT: u32 = 1 << 4;
+    /// Of a forward entry: it counts as one of its backend's connections.
+    pub const COUNTED: u32 = 1 << 5;
 }
 
 /// A fragmented datagram, RFC 791 and RFC 8200: only its first fragment has ports.

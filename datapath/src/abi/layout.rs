@@ -46,6 +46,8 @@ tables! {
     BLOCKS "BLOCKS": u32 => u32, 1 << 20;
     /// Backends by id; id 0 is never used.
     BACKENDS "BACKENDS": u32 => Backend, 1 << 19;
+    /// Connections by backend, of frontends for which they are counted.
+    CONNECTIONS "CONNECTIONS": u32 => u32, 1 << 19;
     /// Whose clients a service port serves, by longest prefix. The value is 1.
     SOURCE_RANGES "SOURCE_RANGES": SourceRangeKey => u32, 1 << 16;
     /// Affinity; least recently used first out.

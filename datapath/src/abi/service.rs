@@ -99,7 +99,7 @@ impl FrontendValue {
     pub const SOURCE_RANGES: u32 = 1 << 4;
     /// The external block is a Maglev table: the client's flow is hashed into it.
     pub const MAGLEV: u32 = 1 << 5;
-    /// Of two random backends the one with fewer connections serves.
+    /// Of two random backends the one with fewer connections serves, which are counted.
     pub const LEAST_CONNECTIONS: u32 = 1 << 6;
     /// The internal block is the service port's Local set, else its Cluster set.
     pub const INTERNAL_LOCAL: u32 = 1 << 7;

@@ -18,7 +18,8 @@ pub struct SocketPeerKey {
     pub port: Be16,
     /// An IP protocol number.
     pub protocol: u8,
-    /// [`SocketPeerKey::BY_BACKEND`] or [`SocketPeerKey::BY_FRONTEND`].
+    /// [`SocketPeerKey::BY_BACKEND`], [`SocketPeerKey::BY_FRONTEND`] or
+    /// [`SocketPeerKey::CONNECTION`].
     pub end: u8,
     /// Zero.
     pub pad: u32,
@@ -29,6 +30,14 @@ impl SocketPeerKey {
     pub const BY_BACKEND: u8 = 0;
     /// `addr` and `port` are the frontend's, the value holds the backend's.
     pub const BY_FRONTEND: u8 = 1;
+    /// There is no end: the value's backend counts the socket among its connections.
+    pub const CONNECTION: u8 = 2;
+
+    /// The key by which a socket's backend counts it.
+    #[inline(always)]
+    pub const fn connection(cookie: u64) -> Self {
+        Self { cookie, addr: Addr::UNSPECIFIED, port: Be16::ZERO, protocol: 0, end: Self::CONNECTION, pad: 0 }
+    }
 }
 
 /// The other end.

@@ -7,10 +7,7 @@ use super::{Verdict, Work, translate};
 use crate::{
     abi::{DropReason, FlowValue, NodeConfig},
     masquerade::Sender,
-    packet::{
-        Packet,
-        headers::{Fragment, Transport},
-    },
+    packet::headers::{Fragment, Transport},
     tables::Tables,
 };
 
@@ -18,9 +15,9 @@ use crate::{
 /// to no flow (an echo's reply that nobody asked for, other protocols), and all of it on
 /// a node that doesn't masquerade goes the stack's way, as it is.
 #[inline(always)]
-pub(super) fn leave<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
+pub(super) fn leave<T: Tables>(work: &mut Work, tables: &mut T) {
     if prepare(work, tables) {
-        translate::begin_prepared(packet, work, tables, Sender::Pod);
+        translate::begin_prepared(work, tables, Sender::Pod);
     }
 }
 

@@ -10,13 +10,13 @@ use crate::{
     destination::{self, Destination},
     masquerade::{self, Client, Sender},
     packet::{
-        Packet,
+        AccessError, Packet,
         headers::{Fragment, Headers, Transport},
         icmp_error::{self, Quote},
         reject::{self, Answer},
         rewrite::{self, Ends},
     },
-    select::{self, Refusal, Scope},
+    select::{self, Dial, Refusal, Scope},
     tables::Tables,
     track::{self, Found},
 };
@@ -51,26 +51,22 @@ pub(super) fn translate<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, t
     follow(packet, work, tables, sender) || begin(packet, work, tables, sender)
 }
 
-/// Sends a packet of a tracked flow, in either direction, or an ICMP error about one,
+/// Directs a packet of a tracked flow, in either direction, or an ICMP error about one,
 /// to where it goes.
 #[inline(always)]
-pub(super) fn follow<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T, sender: Sender) -> bool {
+pub(super) fn follow<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T, sender: Sender) -> bool {
     let found = find(packet, work, tables);
     if found {
-        send(packet, work, tables, sender);
+        direct(work, tables, sender);
     }
     found
 }
 
-/// Undoes the translation of a packet that answers one. Where it goes stands, unless it
-/// must be dropped.
-#[inline(never)]
-pub(super) fn answer<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
-    if find(packet, work, tables)
-        && work.member.reverse
-        && let Err(reason) = apply(packet, work, tables)
-    {
-        work.verdict = Verdict::Drop(reason);
+/// Undoes the translation of a packet that answers one. Where it goes stands.
+#[inline(always)]
+pub(super) fn answer<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T) {
+    if find(packet, work, tables) && work.member.reverse {
+        work.changes.ends = true;
     }
 }
 
@@ -79,27 +75,27 @@ pub(super) fn answer<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tabl
 pub(super) fn begin<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T, sender: Sender) -> bool {
     match prepare(work, tables, sender) {
         Prepared::Nothing => return false,
-        Prepared::Flow => begin_prepared(packet, work, tables, sender),
+        Prepared::Flow => begin_prepared(work, tables, sender),
         Prepared::Rejected => refuse(packet, work),
         Prepared::Dropped => {}
     }
     true
 }
 
-/// Begins the prepared flow and sends its first packet on.
+/// Begins the prepared flow and directs its first packet.
 ///
 /// A function of its own, so that of all that was known before it is called nothing is
 /// known to the verifier any more: it walks all attempts to find a port once then, and
 /// not once for every way that leads here.
 #[inline(never)]
-pub(super) fn begin_prepared<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T, sender: Sender) {
+pub(super) fn begin_prepared<T: Tables>(work: &mut Work, tables: &mut T, sender: Sender) {
     let goes_out = work.flow.forward.flags & FlowValue::OUT != 0 && sender != Sender::Node;
     if goes_out && work.headers.hops <= 1 {
         work.verdict = Verdict::Pass;
         return;
     }
     match open(work, tables) {
-        Ok(()) => send(packet, work, tables, sender),
+        Ok(()) => direct(work, tables, sender),
         Err(reason) => work.verdict = Verdict::Drop(reason),
     }
 }
@@ -124,7 +120,7 @@ pub(super) fn take_place(work: &mut Work) {
 }
 
 /// Looks for the packet's flow, and notes its place in it and what it becomes.
-#[inline(always)]
+#[inline(never)]
 fn find<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T) -> bool {
     if work.headers.transport == Transport::IcmpError {
         find_quoted(packet, work, tables)
@@ -133,53 +129,82 @@ fn find<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T) -> bo
     }
 }
 
-/// Translates the packet and sends it to where it goes then. One whose hops run out
-/// goes to the stack as it came, which tells its sender.
+/// Directs the packet to where it goes with its new ends. One whose hops run out goes to
+/// the stack as it came, which tells its sender.
 #[inline(never)]
-fn send<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T, sender: Sender) {
+fn direct<T: Tables>(work: &mut Work, tables: &mut T, sender: Sender) {
     // What the stack made it can send, too, wherever its routes lead.
     let forwards = work.member.out && sender != Sender::Node;
     if forwards && work.headers.hops <= 1 {
         work.verdict = Verdict::Pass;
         return;
     }
+    work.changes = Changes { ends: true, hops: forwards };
     if forwards {
         work.verdict = Verdict::Forward;
     } else if work.member.out {
         work.verdict = Verdict::Reroute;
     } else if let Some(pod) = tables.pod(&work.ends.dst) {
         if pod.flags & PodValue::HELD != 0 {
+            work.changes.ends = false;
             work.verdict = Verdict::Drop(DropReason::PodHeld);
-            return;
+        } else {
+            work.verdict = Verdict::ToPod(*pod);
         }
-        work.verdict = Verdict::ToPod(*pod);
     } else if sender == Sender::Node || destination::is_own(tables, &work.ends.src) {
         work.verdict = Verdict::Reroute;
     } else {
         work.verdict = Verdict::Pass;
     }
-    if let Err(reason) = apply(packet, work, tables) {
-        work.verdict = Verdict::Drop(reason);
-    } else if forwards && rewrite::take_hop(packet, &mut work.headers).is_err() {
+}
+
+/// What is to be written into the packet, once it is known where it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Changes {
+    /// It gets the ends that its flow says.
+    pub ends: bool,
+    /// It makes a hop.
+    pub hops: bool,
+}
+
+impl Changes {
+    /// Nothing.
+    pub const NONE: Self = Self { ends: false, hops: false };
+}
+
+/// Writes what is to be written into the packet. The one place for all of a program's
+/// ways, so that the verifier needn't walk it for each.
+#[inline(never)]
+pub(super) fn write<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
+    let mut written = Ok(());
+    if work.changes.ends {
+        written = apply(packet, work, tables);
+    }
+    if work.changes.hops && written.is_ok() {
+        written = rewrite::take_hop(packet, &mut work.headers);
+    }
+    if written.is_err() {
         work.verdict = Verdict::Drop(DropReason::RewriteFailed);
     }
 }
 
 /// Rewrites the packet as its flow says.
+///
+/// # Errors
+/// It could not be rewritten, and may be half written.
 #[inline(always)]
-pub(super) fn apply<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) -> Result<(), DropReason> {
+pub(super) fn apply<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) -> Result<(), AccessError> {
     if work.member.ended {
         track::end(tables, &work.key, &work.ends);
     }
     let headers = &mut work.headers;
     work.came_with =
         Ends { src: headers.src, dst: headers.dst, src_port: headers.src_port, dst_port: headers.dst_port };
-    let rewritten = if work.member.is_error {
+    if work.member.is_error {
         icmp_error::rewrite_error(packet, headers, &work.member.quote, &work.ends)
     } else {
         rewrite::rewrite(packet, headers, &work.ends)
-    };
-    rewritten.map_err(|_| DropReason::RewriteFailed)
+    }
 }
 
 /// What [`prepare`] found.
@@ -227,7 +252,10 @@ fn prepare_for_frontend<T: Tables>(work: &mut Work, tables: &mut T, sender: Send
     }
     let client = sender.client(tables, &headers.src);
     let scope = client.scope(&frontend);
-    let backend = select::select(tables, &frontend, scope, Some(&headers.src))?;
+    let dial =
+        Dial { client: headers.src, client_port: headers.src_port, port: headers.dst_port, protocol: headers.protocol };
+    let backend = select::select(tables, &frontend, scope, Some(&dial))?;
+    let counted = if frontend.flags & FrontendValue::LEAST_CONNECTIONS != 0 { FlowValue::COUNTED } else { 0 };
     let external = if scope == Scope::External { FlowValue::EXTERNAL } else { 0 };
     work.flow.forward = FlowValue {
         src: masquerade::source(tables, headers, frontend.flags, client, &backend.addr),
@@ -237,7 +265,7 @@ fn prepare_for_frontend<T: Tables>(work: &mut Work, tables: &mut T, sender: Send
         service: frontend.service,
         backend: backend.id,
         generation: backend.generation,
-        flags: external | out_flag(tables, &backend.addr),
+        flags: external | counted | out_flag(tables, &backend.addr),
         last_seen: 0,
     };
     let client_out = if client == Client::Node { 0 } else { out_flag(tables, &headers.src) };
@@ -284,7 +312,7 @@ fn refuse<P: Packet>(packet: &mut P, work: &mut Work) {
 
 /// Finds the flow that an ICMP error is about. The error's way along it is that of
 /// packets that answer the quoted one.
-#[inline(never)]
+#[inline(always)]
 fn find_quoted<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T) -> bool {
     work.inner = Headers::EMPTY;
     let Some(quote) = icmp_error::quoted(packet, &work.headers, &mut work.inner) else { return false };

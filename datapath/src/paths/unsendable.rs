@@ -35,21 +35,22 @@ pub fn unsendable<P: Packet>(packet: &mut P, work: &mut Work, trouble: Trouble) 
     if work.headers.transport == Transport::IcmpError {
         return;
     }
+    // A Service's packet means nothing to the stack; a pod's own, of no Service, it refuses
+    // by what its routes say.
+    if trouble == Trouble::NoRoute && work.member.service != 0 {
+        return;
+    }
+    if give_back(packet, work).is_err() {
+        work.verdict = Verdict::Drop(DropReason::RewriteFailed);
+        return;
+    }
     match trouble {
-        // A Service's packet means nothing to the stack; a pod's own, of no Service, it
-        // refuses by what its routes say.
-        Trouble::NoRoute if work.member.service != 0 => {}
-        Trouble::NoRoute => match give_back(packet, work) {
-            Ok(()) => work.verdict = Verdict::Pass,
-            Err(_) => work.verdict = Verdict::Drop(DropReason::RewriteFailed),
+        Trouble::NoRoute => work.verdict = Verdict::Pass,
+        Trouble::TooBig(mtu) => match reject::too_big(packet, &work.headers, mtu) {
+            Ok(Answer::Ready) => work.verdict = Verdict::Answer,
+            Ok(Answer::Silence) => {}
+            Err(_) => work.verdict = Verdict::Drop(DropReason::RejectFailed),
         },
-        Trouble::TooBig(mtu) => {
-            match give_back(packet, work).and_then(|()| reject::too_big(packet, &work.headers, mtu)) {
-                Ok(Answer::Ready) => work.verdict = Verdict::Answer,
-                Ok(Answer::Silence) => {}
-                Err(_) => work.verdict = Verdict::Drop(DropReason::RejectFailed),
-            }
-        }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::{answers_to, ends, over, seconds};
 use crate::{
-    abi::{Be16, DropReason, FlowKey, FlowValue},
+    abi::{Be16, DropReason, FlowKey, FlowValue, NodeState},
     tables::{Inserted, Tables},
 };
 
@@ -95,7 +95,13 @@ fn insert_forward<T: Tables>(
     back: &FlowKey,
 ) -> Result<(), DropReason> {
     match tables.insert_flow(key, forward) {
-        Inserted::New => Ok(()),
+        Inserted::New => {
+            if forward.flags & FlowValue::COUNTED != 0 {
+                tables.mark_node_nat(NodeState::COUNTED);
+                tables.add_connection(forward.backend);
+            }
+            Ok(())
+        }
         Inserted::Exists => {
             tables.flow(key, |standing| *forward = *standing).ok_or(DropReason::FlowTableFull)?;
             if answers_to(&ends(forward), key.protocol) != *back {

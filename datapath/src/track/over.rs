@@ -54,17 +54,29 @@ pub(super) fn is_free<T: Tables>(tables: &mut T, back: &FlowKey, key: &FlowKey, 
     let mirror = tables.flow(&forward, |flow| {
         let idle = now.saturating_sub(seen.max(flow.last_seen));
         let over = idle > patience(key.protocol, flow.flags, flags, hurry);
-        (answers_to(&ends(flow), key.protocol) == *back, over)
+        let counted = if over && flow.flags & FlowValue::COUNTED != 0 { flow.backend } else { 0 };
+        (answers_to(&ends(flow), key.protocol) == *back, over, counted)
     });
     match mirror {
-        None | Some((false, _)) => true,
-        Some((true, over)) => {
+        None | Some((false, ..)) => true,
+        Some((true, over, counted)) => {
             if over {
                 tables.remove_flow(&forward);
+            }
+            if counted != 0 {
+                tables.remove_connection(counted);
             }
             over
         }
     }
+}
+
+/// Whether a flow's entry stands for one of its backend's connections, by monotonic
+/// seconds. So many an entry should be counted; the count goes wrong when a full table
+/// forgets a flow, or a flow ends in silence.
+pub const fn is_counted(key: &FlowKey, flow: &FlowValue, now: u32) -> bool {
+    flow.flags & FlowValue::COUNTED != 0
+        && now.saturating_sub(flow.last_seen) <= patience(key.protocol, flow.flags, 0, 0)
 }
 
 /// For how many seconds a flow may be silent before its port is another's, by the
@@ -89,9 +101,34 @@ const fn patience(protocol: u32, forward: u32, reverse: u32, hurry: u32) -> u32 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::{Addr, Be16};
 
     const ESTABLISHED: u32 = FlowValue::ESTABLISHED;
     const CLOSING: u32 = FlowValue::CLOSING;
+
+    #[test]
+    fn what_has_fallen_silent_is_no_connection() {
+        let nobody = Addr::UNSPECIFIED;
+        let key = |protocol: u8| FlowKey {
+            src: nobody,
+            dst: nobody,
+            src_port: Be16::ZERO,
+            dst_port: Be16::ZERO,
+            protocol: protocol.into(),
+        };
+        let flow = |flags| FlowValue { flags, last_seen: 1000, ..FlowValue::EMPTY };
+        let counted = FlowValue::COUNTED;
+        for (protocol, flags, now, expected) in [
+            (protocol::TCP, counted | ESTABLISHED, 1_000_000, true),
+            (protocol::TCP, ESTABLISHED, 1000, false),
+            (protocol::TCP, counted, 1003, true),
+            (protocol::TCP, counted, 1004, false),
+            (protocol::UDP, counted, 1120, true),
+            (protocol::UDP, counted, 1121, false),
+        ] {
+            assert_eq!(is_counted(&key(protocol), &flow(flags), now), expected, "{protocol} {flags} {now}");
+        }
+    }
 
     #[test]
     fn what_is_open_is_waited_for_and_what_is_closed_is_not() {

@@ -11,6 +11,7 @@ use super::paths::Paths;
 use crate::kernel::{
     bpffs::{Bpffs, BpffsError},
     cgroup::{Cgroup, CgroupError},
+    connections::Connections,
     links::{Hook, LinkError, Links},
     map::MapError,
     node_tables::NodeTables,
@@ -56,6 +57,8 @@ pub struct Tables {
     pub node: NodeTables,
     /// Counts over all of them.
     pub stats: TableStats,
+    /// How many connections each backend has.
+    pub connections: Connections,
 }
 
 impl Dataplane {
@@ -72,6 +75,7 @@ impl Dataplane {
             pods: PodTables::open(&maps)?,
             node: NodeTables::open(&maps)?,
             stats: TableStats::open(&maps)?,
+            connections: Connections::open(&maps)?,
         };
         Ok((Self { bpffs, programs, links, socket_lb, takes_over }, tables))
     }

@@ -8,7 +8,7 @@ use std::{env, io, path::PathBuf, time::Duration};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tracing::{info, warn};
 
@@ -32,6 +32,7 @@ use crate::{
     },
     cni::{service::CniService, store::StoreError},
     kernel::{
+        connections::Connections,
         netdev::XdpChanges,
         netlink::{Events, Netlink, NetlinkError},
         netns::{self, NetnsError},
@@ -96,6 +97,7 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
     // First what may turn out to be wrong without anything having been changed.
     let Source { mut messages, control } = source::start(&source_spec(&flags)).await?;
     let (dataplane, tables) = Dataplane::open(&paths, flags.socket_lb)?;
+    tokio::spawn(keep_counts_right(tables.connections.clone()));
     let netlink = Netlink::open()?;
     let mut events = Events::subscribe()?;
     let node = Node::new(&flags)?;
@@ -163,6 +165,25 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
     serving.abort();
     let _ = serving.await;
     result
+}
+
+/// How often connections are counted anew.
+const RECOUNT: Duration = Duration::from_secs(30);
+
+/// Puts the backends' counts of connections right, now and then. It is nobody's state: the programs count, too.
+async fn keep_counts_right(connections: Connections) {
+    let mut failed = false;
+    loop {
+        sleep(RECOUNT).await;
+        let connections = connections.clone();
+        let counted = tokio::task::spawn_blocking(move || connections.recount()).await;
+        let error = counted.map_err(|error| error.to_string()).and_then(|counted| counted.map_err(|e| e.to_string()));
+        match &error {
+            Err(error) if !failed => warn!("connections aren't counted, backends with few of them not found: {error}"),
+            _ => {}
+        }
+        failed = error.is_err();
+    }
 }
 
 /// A wait that is longer than this is as good as for ever.

@@ -229,6 +229,7 @@ fn attach_type(hook: SocketHook) -> bpf_attach_type {
         SocketHook::Recvmsg6 => BPF_CGROUP_UDP6_RECVMSG,
         SocketHook::Getpeername4 => BPF_CGROUP_INET4_GETPEERNAME,
         SocketHook::Getpeername6 => BPF_CGROUP_INET6_GETPEERNAME,
+        SocketHook::SockRelease => BPF_CGROUP_INET_SOCK_RELEASE,
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
 use datapath::abi::{LAYOUT, TableLayout};
 
 use super::{
-    plain::Plain,
+    plain::{self, Plain},
     sys::{self, BatchCursor},
 };
 
@@ -106,16 +106,24 @@ impl CheckedMap {
 
     /// Counts the entries of a hash in few calls; what comes and goes meanwhile may or may not be counted.
     pub fn count(&self) -> Result<u64, MapError> {
-        const BATCH: u32 = 1024;
-        let mut keys = vec![0; (BATCH * self.layout.key) as usize];
-        let mut values = vec![0; (BATCH * self.layout.value.next_multiple_of(8)) as usize];
-        let mut cursor = BatchCursor::default();
         let mut count = 0;
-        while !cursor.done {
-            let found = sys::map_count_batch(self.fd(), &mut cursor, (&mut keys, &mut values), BATCH);
-            count += u64::from(found.map_err(self.error("count"))?);
-        }
+        self.read_all(|keys, _| count += (keys.len() / self.layout.key as usize) as u64)?;
         Ok(count)
+    }
+
+    /// Reads the entries of a hash or array in few calls, of which each brings keys and values one after another.
+    fn read_all(&self, mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), MapError> {
+        const BATCH: u32 = 1024;
+        let (key, value) = (self.layout.key as usize, self.layout.value as usize);
+        let mut keys = vec![0; BATCH as usize * key];
+        let mut values = vec![0; BATCH as usize * value];
+        let mut cursor = BatchCursor::default();
+        while !cursor.done {
+            let found = sys::map_read_batch(self.fd(), &mut cursor, (&mut keys, &mut values), BATCH);
+            let found = found.map_err(self.error("read"))? as usize;
+            visit(&keys[..found * key], &values[..found * value]);
+        }
+        Ok(())
     }
 }
 
@@ -153,6 +161,16 @@ impl<K: Plain, V: Plain> Table<K, V> {
     /// Removes an entry; false if it wasn't there.
     pub fn remove(&self, key: &K) -> Result<bool, MapError> {
         sys::map_delete(self.map.fd(), key).map_err(self.map.error("delete from"))
+    }
+
+    /// Shows every entry of a hash or array, into which others may write meanwhile: what comes and goes may be missed or shown
+    /// twice.
+    pub fn for_each(&self, mut visit: impl FnMut(K, V)) -> Result<(), MapError> {
+        self.map.read_all(|keys, values| {
+            for (key, value) in keys.chunks_exact(size_of::<K>()).zip(values.chunks_exact(size_of::<V>())) {
+                visit(plain::read(key), plain::read(value));
+            }
+        })
     }
 
     /// Every key. Nothing but this process may write to the table meanwhile.

@@ -11,6 +11,7 @@ mod sys;
 
 pub mod bpffs;
 pub mod cgroup;
+pub mod connections;
 pub mod links;
 pub mod map;
 pub mod memory;

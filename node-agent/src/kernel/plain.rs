@@ -1,11 +1,11 @@
 //! Types that the kernel reads and writes as bytes.
 //!
-//! Invariant: whatever implements [`Plain`] is the same sixteen, twenty or thirty-two
-//! bytes here as in the kernel programs. This module must not know what any of them means.
+//! Invariant: whatever implements [`Plain`] is the same bytes here as in the kernel
+//! programs. This module must not know what any of them means.
 
 use datapath::abi::{
-    Addr, Backend, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, PodNetns, PodValue,
-    SourceRangeKey, UplinkValue,
+    Addr, Backend, FlowKey, FlowValue, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState,
+    PodNetns, PodValue, SocketPeerKey, SocketPeerValue, SourceRangeKey, UplinkValue,
 };
 
 /// A type that is only its bytes.
@@ -29,13 +29,28 @@ plain!(
     u64,
     Addr,
     Backend,
+    FlowKey,
+    FlowValue,
     FrontendKey,
     FrontendValue,
     NetworkKey,
     NetworkValue,
     NodeConfig,
+    NodeState,
     PodNetns,
     PodValue,
+    SocketPeerKey,
+    SocketPeerValue,
     SourceRangeKey,
     UplinkValue,
 );
+
+/// A value whose bytes come first in `bytes`.
+///
+/// # Panics
+/// If there are too few.
+pub(super) fn read<T: Plain>(bytes: &[u8]) -> T {
+    assert!(bytes.len() >= size_of::<T>(), "{} bytes of {}", bytes.len(), size_of::<T>());
+    // SAFETY: there are as many bytes, and any are a value of the type.
+    unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
+}

@@ -85,11 +85,12 @@ pub enum SocketHook {
     Recvmsg6,
     Getpeername4,
     Getpeername6,
+    SockRelease,
 }
 
 impl SocketHook {
     /// Every one.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Connect4,
         Self::Connect6,
         Self::Sendmsg4,
@@ -98,6 +99,7 @@ impl SocketHook {
         Self::Recvmsg6,
         Self::Getpeername4,
         Self::Getpeername6,
+        Self::SockRelease,
     ];
 
     /// Its program's name in the object.
@@ -111,6 +113,7 @@ impl SocketHook {
             Self::Recvmsg6 => "recvmsg6",
             Self::Getpeername4 => "getpeername4",
             Self::Getpeername6 => "getpeername6",
+            Self::SockRelease => "sock_release",
         }
     }
 }
@@ -296,6 +299,7 @@ fn load_one(program: &mut aya::programs::Program) -> Result<OwnedFd, ProgramErro
         Aya::SchedClassifier(program) => program.load()?,
         Aya::Xdp(program) => program.load()?,
         Aya::CgroupSockAddr(program) => program.load()?,
+        Aya::CgroupSock(program) => program.load()?,
         _ => return Err(ProgramError::UnexpectedProgramType),
     }
     program.fd()?.as_fd().try_clone_to_owned().map_err(ProgramError::IOError)

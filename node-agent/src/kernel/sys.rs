@@ -255,8 +255,9 @@ pub(super) struct BatchCursor {
     pub(super) done: bool,
 }
 
-/// Counts the next entries of a hash, at most `batch` of them, into buffers that hold that many keys and values.
-pub(super) fn map_count_batch(
+/// Reads the next entries of a hash, at most `batch` of them, into buffers that hold that many keys and values; how
+/// many there were.
+pub(super) fn map_read_batch(
     map: BorrowedFd<'_>,
     cursor: &mut BatchCursor,
     (keys, values): (&mut [u8], &mut [u8]),

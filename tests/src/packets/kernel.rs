@@ -24,6 +24,7 @@ use datapath::{
     },
     memory::MemoryTables,
     paths::Verdict,
+    tables::Tables,
 };
 use nix::{
     sched::{CloneFlags, unshare},
@@ -251,6 +252,10 @@ impl Kernel {
     fn write(&mut self, tables: &MemoryTables, clock: &Clock) -> Result<()> {
         let node = tables.node.bytes();
         self.array::<56>("NODE_CONFIG")?.set(0, node, 0)?;
+        let mut connections = self.array::<4>("CONNECTIONS")?;
+        for id in 0..tables.backends.len() as u32 {
+            connections.set(id, tables.connections(id).bytes(), 0)?;
+        }
         self.array::<4>("NODE_STATE")?.set(0, tables.node_state.bytes(), 0)?;
         let mut blocks = self.array::<4>("BLOCKS")?;
         for (index, id) in tables.blocks.iter().enumerate() {
@@ -334,6 +339,11 @@ impl Kernel {
         })?;
         let pods: HashMap<_, PodValue> = decode(&self.contents::<16, 20>("PODS")?);
         same_but_for_time("PODS", &pods, &after.pods, |pod| (*pod, 0))?;
+        let connections = self.array::<4>("CONNECTIONS")?;
+        for id in 0..after.backends.len() as u32 {
+            let (kernel, host) = (u32::from_bytes(&connections.get(&id, 0)?), after.connections(id));
+            ensure!(kernel == host, "backend {id} has {kernel} connections in the kernel, {host} on the host");
+        }
         let state = NodeState::from_bytes(&self.array::<4>("NODE_STATE")?.get(&0, 0)?);
         ensure!(state == after.node_state, "NODE_STATE\n  kernel {state:?}\n  host   {:?}", after.node_state);
         let fragments: HashMap<FragmentKey, FragmentValue> = decode(&self.contents::<40, 8>("FRAGMENTS")?);
