@@ -56,10 +56,10 @@ fn program_id(node: &Node) -> Option<u64> {
     shown[0]["xdp"]["prog"]["id"].as_u64()
 }
 
-/// Frames that XDP has sent back by the uplink.
+/// Frames that came by the uplink and that XDP has sent.
 fn sent_by_xdp(node: &Node) -> u64 {
     let shown = run(node.namespace().command("ethtool").args(["-S", "eth0"]), "");
-    let counts = shown.lines().filter(|line| line.contains("_xdp_tx:"));
+    let counts = shown.lines().filter(|line| line.contains("_xdp_tx:") || line.contains("_xdp_redirect:"));
     counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
 }
 
