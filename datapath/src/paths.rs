@@ -171,6 +171,14 @@ pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mu
     }
 }
 
+/// A packet that goes to a pod which another CNI plugin wired, on the last interface of
+/// the node's that it passes: nothing is known of the pod, so any packet may be an answer.
+#[inline(always)]
+pub fn to_foreign_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
+    work.verdict = Verdict::Pass;
+    translate::answer(packet, work, tables);
+}
+
 /// A packet that the node itself sends to a Service's address, led through our device.
 ///
 /// What is for no Service must not go back to the stack, which would lead it

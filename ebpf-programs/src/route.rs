@@ -4,10 +4,12 @@ use core::mem::{size_of, zeroed};
 
 use aya_ebpf::{
     bindings::{
-        BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
-        bpf_redir_neigh, bpf_tunnel_key,
+        BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_SUCCESS,
+        bpf_check_mtu_flags::BPF_MTU_CHK_SEGS, bpf_fib_lookup, bpf_redir_neigh, bpf_tunnel_key,
     },
-    helpers::generated::{bpf_fib_lookup as fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_skb_set_tunnel_key},
+    helpers::generated::{
+        bpf_check_mtu, bpf_fib_lookup as fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_skb_set_tunnel_key,
+    },
 };
 use datapath::{
     abi::{Addr, Family, OVERLAY_VNI},
@@ -72,6 +74,16 @@ pub fn forward(skb: &mut Skb, headers: &Headers) -> Result<i32, Trouble> {
     next.__bindgen_anon_1.ipv6_nh = unsafe { route.__bindgen_anon_4.ipv6_dst };
     // SAFETY: the helper reads the struct, whose size it is told, and notes where to.
     Ok(unsafe { bpf_redirect_neigh(route.ifindex, &mut next, size_of::<bpf_redir_neigh>() as i32, 0) } as i32)
+}
+
+/// Whether an interface's MTU takes the packet, or each of its segments if it is several.
+#[inline(always)]
+pub fn fits(skb: &mut Skb, ifindex: u32) -> bool {
+    let mut mtu = 0u32;
+    let segments = u64::from(BPF_MTU_CHK_SEGS);
+    // SAFETY: the helper fills the number in. What is above zero is a packet too long, what is
+    // below an interface that isn't there, of which others tell.
+    unsafe { bpf_check_mtu(skb.context().cast(), ifindex, &mut mtu, 0, segments) <= 0 }
 }
 
 /// Sends a packet into the overlay's device, where [`tunnel`] is met.

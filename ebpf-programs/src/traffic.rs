@@ -25,6 +25,8 @@ const PASS: i32 = TC_ACT_UNSPEC;
 enum Hook {
     /// Ingress of a pod's veth pair.
     FromPod,
+    /// The same where somebody's queueing discipline wants the packets next.
+    FromShapedPod,
     /// The same while the pod is held.
     FromHeldPod,
     /// Egress of a pod's veth pair.
@@ -94,9 +96,11 @@ fn verdict_of(work: &Work) -> Verdict {
 fn perform(skb: &mut Skb, hook: Hook, verdict: Verdict) -> i32 {
     match (verdict, hook) {
         (Verdict::Pass, _) => PASS,
+        // The stack's routes lead to the same place.
+        (Verdict::ToPod(_) | Verdict::Forward | Verdict::Tunnel(_), Hook::FromShapedPod) => PASS,
         (Verdict::ToPod(pod), Hook::FromPod | Hook::FromNetwork) => into_pod(skb, &pod),
         (Verdict::ToPod(pod), _) => out_to_pod(skb, &pod),
-        (Verdict::Answer, Hook::FromPod) => back_to_pod(skb),
+        (Verdict::Answer, Hook::FromPod | Hook::FromShapedPod) => back_to_pod(skb),
         (Verdict::Answer, Hook::FromNetwork) => back_to_network(skb),
         // Our device has no neighbours: frames on it are addressed to itself both ways.
         (Verdict::Answer | Verdict::Reroute, Hook::FromHost) => into_device(skb.ifindex()),
@@ -109,6 +113,8 @@ fn perform(skb: &mut Skb, hook: Hook, verdict: Verdict) -> i32 {
             _ => dropped(DropReason::NoTunnel),
         },
         (Verdict::Tunnel(_), _) => match maps::NODE_CONFIG.get(0) {
+            // The stack's routes lead to the same place, and it tells the sender of the MTU.
+            Some(node) if !route::fits(skb, node.overlay_ifindex) => PASS,
             Some(node) => route::into_overlay(node.overlay_ifindex),
             None => dropped(DropReason::NoTunnel),
         },
@@ -124,11 +130,16 @@ fn dropped(reason: DropReason) -> i32 {
     TC_ACT_SHOT
 }
 
-/// Straight into a pod's namespace, for programs on an interface's ingress.
+/// Straight into a pod's namespace, for programs on an interface's ingress; past
+/// whatever shapes its traffic, if something does.
 #[inline(always)]
 fn into_pod(skb: &mut Skb, pod: &PodValue) -> i32 {
     if skb.address_to(pod.mac).is_err() {
         return dropped(DropReason::RewriteFailed);
+    }
+    if pod.flags & PodValue::SHAPED != 0 {
+        // SAFETY: the helper only notes the interface for when the program has ended.
+        return unsafe { bpf_redirect(pod.ifindex, 0) as i32 };
     }
     // SAFETY: the helper only notes the interface for when the program has ended.
     unsafe { bpf_redirect_peer(pod.ifindex, 0) as i32 }
@@ -186,6 +197,13 @@ pub fn from_pod(ctx: TcContext) -> i32 {
     run(&ctx, Hook::FromPod, |skb, work| paths::from_pod(skb, work, &mut KernelTables))
 }
 
+/// The same where somebody's queueing discipline at the interface is to have the
+/// packets next: whatever is rewritten goes on by the node's stack.
+#[classifier]
+pub fn from_shaped_pod(ctx: TcContext) -> i32 {
+    run(&ctx, Hook::FromShapedPod, |skb, work| paths::from_pod(skb, work, &mut KernelTables))
+}
+
 /// The same while the pod is held.
 #[classifier]
 pub fn from_held_pod(ctx: TcContext) -> i32 {
@@ -197,6 +215,12 @@ pub fn from_held_pod(ctx: TcContext) -> i32 {
 pub fn to_pod(ctx: TcContext) -> i32 {
     let from_node = is_from_node(&ctx);
     run(&ctx, Hook::ToPod, |skb, work| paths::to_pod(skb, work, &mut KernelTables, from_node))
+}
+
+/// Egress of the interface of a pod that another CNI plugin wired.
+#[classifier]
+pub fn to_foreign_pod(ctx: TcContext) -> i32 {
+    run(&ctx, Hook::ToPod, |skb, work| paths::to_foreign_pod(skb, work, &mut KernelTables))
 }
 
 /// Whether the node itself made the packet: it came in by no interface, or by

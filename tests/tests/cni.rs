@@ -163,6 +163,9 @@ fn gc_takes_away_what_the_runtime_has_forgotten() {
     stale.remove();
 }
 
+/// Breaks something of the pod whose interface and address are given.
+type Damage<'a> = &'a dyn Fn(&str, IpAddr);
+
 #[test]
 fn check_sees_what_is_missing() {
     let (cluster, _log) = cluster();
@@ -177,7 +180,7 @@ fn check_sees_what_is_missing() {
     let run = |program: &str, arguments: &str| {
         tests::sandbox::run(std::process::Command::new(program).args(arguments.split(' ')), "");
     };
-    let damages: [(&str, &dyn Fn(&str, IpAddr)); 10] = [
+    let damages: [(&str, Damage<'_>); 10] = [
         ("route to 0.0.0.0/0", &|_, _| namespace.ip("route del default")),
         ("address", &|_, ip| namespace.ip(&format!("address del {ip}/32 dev eth0"))),
         ("MTU of eth0", &|_, _| namespace.ip("link set eth0 mtu 1300")),
@@ -332,7 +335,10 @@ fn an_exhausted_pool_is_named() {
     };
     assert!(error.code >= 100 && error.message.contains("10.244.1.0/29"), "{error:?}");
     assert_eq!(status(node).unwrap_err().code, 50);
+    let problem = || node.problems().into_iter().find(|problem| problem.contains("10.244.1.0/29"));
+    assert!(problem().is_some_and(|problem| problem.contains("exhausted")));
     CniCall::new(node, "DEL", namespaces[0].name()).namespace(&namespaces[0].path()).run().unwrap();
+    assert_eq!(problem(), None, "an address is free again");
     status(node).expect("an address is free again");
     let last = namespaces.last().unwrap();
     CniCall::new(node, "ADD", last.name()).namespace(&last.path()).run().expect("an address is free again");

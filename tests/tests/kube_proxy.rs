@@ -102,8 +102,10 @@ fn sorted(rules: &str) -> Vec<String> {
 }
 
 fn is_rule(line: &str) -> bool {
-    // Counters aside, the canary chain is all that is kube-proxy's own business.
-    !(line.is_empty() || line.starts_with(['#', ':', '*']) || line == "COMMIT" || line.contains("KUBE-KUBELET-CANARY"))
+    // Counters aside (one of them is a rule beside the one that it counts for), the canary chain is
+    // all that is kube-proxy's own business.
+    let is_none = line.is_empty() || line.starts_with(['#', ':', '*']) || line == "COMMIT";
+    !(is_none || line.contains("KUBE-KUBELET-CANARY") || line.contains("localhost_nps_accepted_pkts"))
 }
 
 /// A line without what only tells people something: comments and counters.

@@ -30,6 +30,9 @@ impl PodValue {
     /// The pod is shut to all but the node: its Pod object or its policies are
     /// not in force yet.
     pub const HELD: u32 = 1 << 0;
+    /// Somebody's queueing discipline is at the node's end of the pair: what goes to the
+    /// pod has to pass by it, on the interface's egress.
+    pub const SHAPED: u32 = 1 << 1;
     /// The bit for an IP protocol of which something has been a client.
     #[inline(always)]
     pub const fn client_bit(protocol: u8) -> u32 {

@@ -5,7 +5,11 @@
 //! touched before every kind is in sync; then services' tables are filled first
 //! and programs replaced last. This module must not know requests or signals.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use tokio::{sync::watch, time::Instant};
@@ -13,7 +17,10 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     dataplane::{Dataplane, Tables},
     flags::Flags,
+    foreign_pods::ForeignPods,
+    host_ports::{HOST_PORTS, HostPorts},
     host_routes::HostRoutes,
+    install,
     metrics::{Metrics, State},
     networks::NetworkTable,
     node::{self, Node},
@@ -28,10 +35,11 @@ use super::{
 };
 use crate::{
     cni::{attachment, service::CniService},
+    compile::Algorithm,
     kernel::{
         memory,
         netdev::XdpChanges,
-        netlink::{Event, Netlink},
+        netlink::{Event, Netlink, Shaping},
         node_tables::NodeTables,
         pod_tables::PodTables,
         service_tables::ServiceTableError,
@@ -49,6 +57,8 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How soon they are looked at after the kernel has told of a change: changes seldom come alone.
 const LOOK_AFTER_EVENT: Duration = Duration::from_millis(100);
+/// How soon pods' traffic leads past a queueing discipline that somebody has made.
+const SHAPE_AFTER_EVENT: Duration = Duration::from_millis(20);
 /// However many changes there are, looks are this far apart.
 const LOOKS_APART: Duration = Duration::from_secs(1);
 /// How long nothing must have changed before what was replaced is freed.
@@ -71,6 +81,13 @@ pub struct Agent {
     pub(super) node_tables: NodeTables,
     pub(super) pod_tables: PodTables,
     pub(super) cni: Option<CniService>,
+    pub(super) host_ports: HostPorts,
+    /// Of which attachments and addresses `host_ports` are.
+    host_ports_of: Option<(u64, BTreeSet<IpAddr>)>,
+    /// Interfaces at which others shape traffic.
+    pub(super) shaping: BTreeMap<u32, Shaping>,
+    /// Pods that are none of `cni`'s, if there is none.
+    pub(super) foreign_pods: ForeignPods,
     pub(super) node: Node,
     pub(super) routing: Routing,
     pub(super) networks: NetworkTable,
@@ -89,6 +106,8 @@ pub struct Agent {
     changed: u64,
     look_at: Instant,
     looked_at: Instant,
+    /// When to look what shapes pods' traffic.
+    shaping_at: Option<Instant>,
     pub(super) reclaim_at: Option<Instant>,
 }
 
@@ -170,6 +189,11 @@ impl Agent {
             changed: 0,
             look_at: began + LOOK_EVERY,
             looked_at: began,
+            shaping_at: None,
+            shaping: BTreeMap::new(),
+            host_ports: HostPorts::default(),
+            host_ports_of: None,
+            foreign_pods: ForeignPods::default(),
             reclaim_at: None,
             flags,
             paths,
@@ -193,7 +217,16 @@ impl Agent {
     pub async fn start(&mut self) {
         let settings = settings::prepare(&self.paths.run_dir);
         self.problems.record("settings of the kernel", settings);
+        if self.flags.load_balancer_algorithm != Algorithm::Random {
+            self.problems.set("--load-balancer-algorithm", "not in force yet: backends are chosen at random");
+        }
+        if self.cni.is_none() {
+            // An earlier agent may have wired pods; runtimes must no longer ask us to.
+            let uninstalled = install::uninstall(&self.paths);
+            self.problems.record("CNI", uninstalled);
+        }
         self.look().await;
+        self.reshape_pods().await;
         // Pods on programs with other tables keep them until ours are filled.
         if !self.dataplane.takes_over() {
             self.restore_pods().await;
@@ -245,9 +278,13 @@ impl Agent {
         }
         let dirty = self.model.take_dirty();
         self.mark(&dirty);
+        if dirty.own_node {
+            self.look_at_pool();
+        }
         if self.todo.node {
             self.look().await;
         }
+        self.set_host_ports();
         self.apply_services(&dirty);
         if self.todo.networks {
             self.apply_networks();
@@ -296,6 +333,10 @@ impl Agent {
                 memory::give_back();
             }
         }
+        if self.shaping_at.is_some_and(|at| now >= at) {
+            self.shaping_at = None;
+            self.reshape_pods().await;
+        }
         self.reconcile().await;
     }
 
@@ -319,16 +360,20 @@ impl Agent {
 
     /// When [`Agent::tick`] is due.
     pub fn next_tick(&self) -> Instant {
-        let times = [Some(self.look_at), self.reclaim_at, self.retry.at()];
+        let times = [Some(self.look_at), self.shaping_at, self.reclaim_at, self.retry.at()];
         times.into_iter().flatten().min().unwrap_or(self.look_at)
     }
 
     /// The kernel has told of a change: whatever it may be, a look at the interfaces will tell.
     pub fn heard(&mut self, event: &Event) {
+        if matches!(event, Event::Queueing | Event::Lost) && self.cni.is_some() {
+            self.shaping_at.get_or_insert(Instant::now() + SHAPE_AFTER_EVENT);
+        }
         let matters = match event {
             // Pods come and go by requests.
             Event::Interface(name) => !attachment::is_host_ifname(name),
             Event::Address | Event::Lost => true,
+            Event::Queueing => false,
             // A routing daemon may have many that are none of our business.
             Event::OthersRoute { destination, on_link } => {
                 *on_link || destination.prefix() == 0 || self.routing.route(destination).is_some()
@@ -376,6 +421,10 @@ impl Agent {
         self.todo.peers |= !dirty.nodes.is_empty();
         self.todo.pods |= !dirty.pods.is_empty();
         self.todo.node |= dirty.own_node;
+        let may_be_local = |key| self.model.pod(key).is_none_or(|pod| pod.node == *self.model.node_name());
+        if self.cni.is_none() && dirty.pods.iter().any(may_be_local) {
+            self.look_soon();
+        }
         self.todo.install |= dirty.own_node && self.cni.is_some();
         for key in &dirty.nodes {
             self.routing.set_node(key, self.model.node(key));
@@ -384,6 +433,22 @@ impl Agent {
             self.routes.set_service(key, self.model.service(key));
             self.todo.node |= self.xdp.set_service(key, self.model.service(key));
         }
+    }
+
+    /// Takes in which hostPorts there should be, if that may have changed.
+    pub(super) fn set_host_ports(&mut self) {
+        let Some(cni) = &self.cni else { return };
+        let addresses = self.node.present_addresses();
+        if self.host_ports_of.as_ref().is_some_and(|of| (of.0, &of.1) == (cni.generation(), addresses)) {
+            return;
+        }
+        self.host_ports_of = Some((cni.generation(), addresses.clone()));
+        let mut wanted = HostPorts::of(cni.connected(), addresses);
+        self.services.set_host_ports(std::mem::take(&mut wanted.services));
+        wanted.problems.iter().for_each(|(subject, problem)| self.problems.set(subject, problem));
+        self.problems.clear_others(HOST_PORTS, |subject| wanted.problems.contains_key(subject));
+        self.host_ports = wanted;
+        self.todo.services = true;
     }
 
     fn plan_retry(&mut self) {

@@ -8,6 +8,8 @@ pub mod agent;
 pub mod config_file;
 pub mod dataplane;
 pub mod flags;
+pub mod foreign_pods;
+pub mod host_ports;
 pub mod host_routes;
 pub mod http;
 pub mod install;

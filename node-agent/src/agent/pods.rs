@@ -4,6 +4,8 @@
 //! and a held pod is never open for a moment on the way. This module must not
 //! know why a pod is held, nor who asks.
 
+use std::collections::BTreeMap;
+
 use datapath::abi::{Addr, Family, PodNetns, PodValue};
 
 use super::dataplane::Dataplane;
@@ -12,7 +14,7 @@ use crate::{
     kernel::{
         links::{Hook, LinkError},
         map::MapError,
-        netlink::{HostEnd, Link, Netlink, NetlinkError},
+        netlink::{HostEnd, Link, Netlink, NetlinkError, Shaping},
         pod_tables::PodTables,
         programs::Program,
     },
@@ -26,6 +28,8 @@ pub struct KernelPods<'a> {
     pub netlink: &'a Netlink,
     /// The tables.
     pub tables: &'a PodTables,
+    /// What others have put at interfaces.
+    pub shaping: &'a BTreeMap<u32, Shaping>,
 }
 
 /// Why a pod can't be connected, or isn't.
@@ -95,15 +99,33 @@ impl KernelPods<'_> {
 
     fn write_tables(&self, pod: &Attachment) -> Result<(), MapError> {
         for ip in &pod.addresses {
-            self.tables.set(Addr::from(*ip), &pod_value(pod))?;
+            self.tables.set(Addr::from(*ip), &self.value(pod))?;
         }
         self.tables.set_netns(pod.netns_cookie, &pod_netns(pod))
     }
-}
 
-fn pod_value(pod: &Attachment) -> PodValue {
-    let held = if pod.held { PodValue::HELD } else { 0 };
-    PodValue { ifindex: pod.host_ifindex, flags: held, nat_protocols: 0, mac: pod.pod_mac.0, pad: [0; 2] }
+    /// Leads an attached pod's traffic past what shapes it now.
+    pub fn reshape(&self, pod: &Attachment) -> Result<(), PodError> {
+        self.write_tables(pod)?;
+        let attached = self.dataplane.attach(Hook::Ingress(pod.host_ifindex), self.sending_program(pod));
+        // One that is gone is shaped by nobody.
+        attached.or_else(|error| if error.is_gone() { Ok(()) } else { Err(error.into()) })
+    }
+
+    fn sending_program(&self, pod: &Attachment) -> Program {
+        match self.shaping.get(&pod.host_ifindex) {
+            _ if pod.held => Program::FromHeldPod,
+            Some(shaping) if shaping.ingress => Program::FromShapedPod,
+            _ => Program::FromPod,
+        }
+    }
+
+    fn value(&self, pod: &Attachment) -> PodValue {
+        let held = if pod.held { PodValue::HELD } else { 0 };
+        let is_shaped = self.shaping.get(&pod.host_ifindex).is_some_and(|shaping| shaping.egress);
+        let shaped = if is_shaped { PodValue::SHAPED } else { 0 };
+        PodValue { ifindex: pod.host_ifindex, flags: held | shaped, nat_protocols: 0, mac: pod.pod_mac.0, pad: [0; 2] }
+    }
 }
 
 fn pod_netns(pod: &Attachment) -> PodNetns {
@@ -121,8 +143,7 @@ impl PodDatapath for KernelPods<'_> {
     async fn attach(&mut self, pod: &Attachment) -> Result<(), PodError> {
         let link = self.interface(pod).await?;
         self.write_tables(pod)?;
-        let from = if pod.held { Program::FromHeldPod } else { Program::FromPod };
-        self.dataplane.attach(Hook::Ingress(link.index), from)?;
+        self.dataplane.attach(Hook::Ingress(link.index), self.sending_program(pod))?;
         self.dataplane.attach(Hook::Egress(link.index), Program::ToPod)?;
         self.netlink.connect_host_end(&host_end(pod)).await?;
         Ok(())
@@ -131,7 +152,7 @@ impl PodDatapath for KernelPods<'_> {
     async fn open(&mut self, pod: &Attachment) -> Result<(), PodError> {
         let open = Attachment { held: false, ..pod.clone() };
         self.write_tables(&open)?;
-        Ok(self.dataplane.attach(Hook::Ingress(pod.host_ifindex), Program::FromPod)?)
+        Ok(self.dataplane.attach(Hook::Ingress(pod.host_ifindex), self.sending_program(&open))?)
     }
 
     async fn detach(&mut self, pod: &Attachment) -> Result<(), PodError> {
@@ -159,7 +180,7 @@ impl PodDatapath for KernelPods<'_> {
         }
         for ip in &pod.addresses {
             let entry = self.tables.get(Addr::from(*ip))?;
-            if entry.is_none_or(|entry| PodValue { nat_protocols: 0, ..entry } != pod_value(pod)) {
+            if entry.is_none_or(|entry| PodValue { nat_protocols: 0, ..entry } != self.value(pod)) {
                 return Err(PodError::Missing(format!("the table entry of {ip} is gone")));
             }
         }

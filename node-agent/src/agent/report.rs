@@ -22,7 +22,8 @@ pub fn report(agent: &Agent) -> StatusReport {
     let hooks = agent.dataplane.attached();
     let problem = |subject: &str, message: &str| StatusProblem { subject: subject.into(), message: message.into() };
     let of_source = model.problems().iter().chain(agent.problems.iter()).map(|(s, m)| problem(s, m));
-    let of_services = agent.services.problems().into_iter().map(|p| problem(&p.subject, &p.message));
+    let of_services = agent.services.problems().into_iter().chain(agent.host_ports.conflicts(model));
+    let of_services = of_services.map(|p| problem(&p.subject, &p.message));
     let of_hooks = hooks.as_ref().err().map(|error| problem("attachments", &error.to_string()));
     let mut problems: Vec<_> = of_source.chain(of_services).chain(of_hooks).collect();
     let more_problems = problems.len().saturating_sub(MAX_PROBLEMS) as u64;

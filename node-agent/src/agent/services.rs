@@ -12,7 +12,7 @@ use std::{
 use datapath::abi::{Addr, capacity};
 
 use crate::{
-    compile::{self, Algorithm, HealthCheck, NodeContext},
+    compile::{self, Algorithm, CompiledService, HealthCheck, NodeContext},
     kernel::{
         service_tables::{KernelServiceTables, ServiceTableError},
         table_stats::TableFill,
@@ -33,6 +33,8 @@ pub struct Services {
     plan: ServicePlan,
     tables: KernelServiceTables,
     health_checks: BTreeMap<ObjectKey, HealthCheck>,
+    /// Services that stand for pods' hostPorts.
+    host_ports: BTreeMap<ObjectKey, CompiledService>,
 }
 
 impl Services {
@@ -45,7 +47,14 @@ impl Services {
         let mut plan = ServicePlan::new(Capacities::default());
         plan.adopt(tables.snapshot()?);
         let node = NodeContext { name: node_name.into(), algorithm, ..NodeContext::default() };
-        Ok(Self { node, node_changed: false, plan, tables, health_checks: BTreeMap::new() })
+        Ok(Self {
+            node,
+            node_changed: false,
+            plan,
+            tables,
+            health_checks: BTreeMap::new(),
+            host_ports: BTreeMap::new(),
+        })
     }
 
     /// The node has these primary addresses, and NodePorts at those; whether that is news.
@@ -78,6 +87,20 @@ impl Services {
             None => self.health_checks.remove(key),
         };
         self.plan.set_service(key, compiled);
+    }
+
+    /// Pods want these hostPorts from now on.
+    pub fn set_host_ports(&mut self, wanted: BTreeMap<ObjectKey, CompiledService>) {
+        let before = std::mem::take(&mut self.host_ports);
+        for key in before.keys().filter(|key| !wanted.contains_key(key)) {
+            self.plan.set_service(key, None);
+        }
+        for (key, service) in &wanted {
+            if before.get(key) != Some(service) {
+                self.plan.set_service(key, Some(service.clone()));
+            }
+        }
+        self.host_ports = wanted;
     }
 
     /// Writes what is to be written.

@@ -73,13 +73,19 @@ impl Agent {
             self.node.present_addresses(),
         );
         self.todo.services |= self.services.set_node(primary, &node_ports);
+        if self.cni.is_none() {
+            let looked = self.foreign_pods.look(&self.model, &self.node, &self.netlink).await;
+            self.todo.node |= !self.problems.record("interfaces of pods", looked);
+        }
         // Addresses are the node's, and other nodes on its links, at once.
         self.apply_networks();
         self.todo.peers |= self.phase == Phase::InForce;
         if self.phase != Phase::InForce || self.todo.node {
             return;
         }
-        let attached = self.node.attach(&self.dataplane, false).and_then(|()| self.prune());
+        let attached = self.node.attach(&self.dataplane, false);
+        let attached = attached.and_then(|()| self.foreign_pods.attach(&self.dataplane, false));
+        let attached = attached.and_then(|()| self.prune());
         self.todo.node = !self.problems.record("programs at the node's interfaces", attached);
         self.attach_xdp(false);
     }
@@ -139,11 +145,12 @@ impl Agent {
         }
         let attached = self.dataplane.attach_socket_hooks();
         let sockets = self.problems.record("socket hooks", attached);
-        let attached = self.node.attach(&self.dataplane, true).and_then(|()| self.prune());
+        let attached = self.node.attach(&self.dataplane, true);
+        let attached = attached.and_then(|()| self.foreign_pods.attach(&self.dataplane, true));
+        let attached = attached.and_then(|()| self.prune());
         let interfaces = self.problems.record("programs at the node's interfaces", attached);
         self.attach_xdp(true);
-        let pruned = KernelPods { dataplane: &self.dataplane, netlink: &self.netlink, tables: &self.pod_tables }
-            .prune(&self.cni.iter().flat_map(CniService::attachments).collect::<Vec<_>>());
+        let pruned = self.kernel_pods().prune(&self.cni.iter().flat_map(CniService::attachments).collect::<Vec<_>>());
         let pods = self.problems.record("the table of pods", pruned);
         if !(sockets && interfaces && pods) {
             return;
@@ -163,7 +170,8 @@ impl Agent {
 
     fn prune(&self) -> Result<(), LinkError> {
         let pods = self.cni.iter().flat_map(CniService::attachments).flat_map(KernelPods::hooks);
-        let wanted = pods.chain(self.node.hooks().into_iter().map(|(hook, _)| hook)).collect();
+        let others = self.node.hooks().into_iter().chain(self.foreign_pods.hooks());
+        let wanted = pods.chain(others.map(|(hook, _)| hook)).collect();
         self.dataplane.prune_interfaces(&wanted)
     }
 

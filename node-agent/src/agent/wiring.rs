@@ -18,24 +18,53 @@ use crate::{
         attachment::AttachmentId,
         service::{AttachmentProblem, CniService, NodeView},
     },
-    model::{Model, objects::ObjectKey},
+    model::{Dirty, Model, objects::ObjectKey},
 };
 
 impl Agent {
     /// Does the agent's part of a CNI command.
     pub async fn cni(&mut self, request: CniRequest) -> Result<CniReply, Failure> {
+        let before = self.cni.as_ref().map(CniService::generation);
+        let reply = self.handle(request).await;
+        if self.cni.as_ref().map(CniService::generation) != before {
+            // What was asked for is done when its hostPorts are.
+            self.set_host_ports();
+            if self.phase == Phase::InForce {
+                self.apply_services(&Dirty::default());
+            }
+            self.look_at_pool();
+        }
+        self.tell();
+        reply
+    }
+
+    /// Says whether the node still has addresses for pods.
+    pub(super) fn look_at_pool(&mut self) {
+        let Some(cni) = &mut self.cni else { return };
+        let view = view(&self.model, &self.node, &|_| false);
+        match cni.exhausted(&view) {
+            Some(message) => self.problems.set(POOL, message),
+            None => self.problems.clear(POOL),
+        }
+    }
+
+    async fn handle(&mut self, request: CniRequest) -> Result<CniReply, Failure> {
         let Some(cni) = &mut self.cni else {
             let message = "the agent runs with --cni=false: it wires no pods";
             return Err(Failure::new(FailureReason::BadRequest, message));
         };
         let in_force = in_force(&self.model, self.phase);
         let view = view(&self.model, &self.node, &in_force);
-        let mut pods = KernelPods { dataplane: &self.dataplane, netlink: &self.netlink, tables: &self.pod_tables };
+        let mut pods = KernelPods {
+            dataplane: &self.dataplane,
+            netlink: &self.netlink,
+            tables: &self.pod_tables,
+            shaping: &self.shaping,
+        };
         let reply = cni.handle(request, &view, &mut pods).await;
         // Problems of interfaces that are gone by now.
         let known: Vec<String> = cni.attachments().map(|attachment| subject(&attachment.id)).collect();
         self.problems.clear_others(INTERFACE, |subject| known.iter().any(|known| known == subject));
-        self.tell();
         reply
     }
 
@@ -44,11 +73,39 @@ impl Agent {
         self.cni.iter().flat_map(CniService::attachments).count()
     }
 
+    pub(super) fn kernel_pods(&self) -> KernelPods<'_> {
+        let Self { dataplane, netlink, pod_tables: tables, shaping, .. } = self;
+        KernelPods { dataplane, netlink, tables, shaping }
+    }
+
+    /// Leads pods' traffic past what others shape it with, and past what they no longer do.
+    pub(super) async fn reshape_pods(&mut self) {
+        let now = match self.netlink.shaping().await {
+            Ok(now) => now,
+            Err(error) => {
+                self.problems.record::<(), _>(SHAPING, Err(error));
+                return;
+            }
+        };
+        let before = std::mem::replace(&mut self.shaping, now);
+        let is_changed = |ifindex| self.shaping.get(ifindex) != before.get(ifindex);
+        let pods = self.kernel_pods();
+        let attachments = self.cni.iter().flat_map(CniService::attachments);
+        let mut changed = attachments.filter(|attachment| is_changed(&attachment.host_ifindex));
+        let result = changed.try_for_each(|attachment| pods.reshape(attachment));
+        self.problems.record(SHAPING, result);
+    }
+
     pub(super) async fn restore_pods(&mut self) {
         let Some(cni) = &mut self.cni else { return };
         let in_force = in_force(&self.model, self.phase);
         let view = view(&self.model, &self.node, &in_force);
-        let mut pods = KernelPods { dataplane: &self.dataplane, netlink: &self.netlink, tables: &self.pod_tables };
+        let mut pods = KernelPods {
+            dataplane: &self.dataplane,
+            netlink: &self.netlink,
+            tables: &self.pod_tables,
+            shaping: &self.shaping,
+        };
         let failed = cni.restore(&view, &mut pods).await;
         report(&mut self.problems, &failed);
     }
@@ -58,13 +115,20 @@ impl Agent {
         let Some(cni) = &mut self.cni else { return };
         let in_force = in_force(&self.model, self.phase);
         let view = view(&self.model, &self.node, &in_force);
-        let mut pods = KernelPods { dataplane: &self.dataplane, netlink: &self.netlink, tables: &self.pod_tables };
+        let mut pods = KernelPods {
+            dataplane: &self.dataplane,
+            netlink: &self.netlink,
+            tables: &self.pod_tables,
+            shaping: &self.shaping,
+        };
         let failed = cni.open_pods(&view, &mut pods).await;
         self.todo.pods = !failed.is_empty();
         report(&mut self.problems, &failed);
     }
 }
 
+const POOL: &str = "addresses for pods";
+const SHAPING: &str = "pods' traffic that others shape";
 /// How the subject of an interface's problem begins.
 const INTERFACE: &str = "interface ";
 

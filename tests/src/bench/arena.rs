@@ -158,9 +158,11 @@ fn baseline(variant: Variant, site: Site<'_>, workload: &Workload, settings: &Se
     };
     if let Some(mode) = mode {
         let rules = Rules { mode, manifests, address: NODE, pod_cidr: POD_CIDR, service_cidr: SERVICE_CIDRS[0] };
-        rules
-            .load(node.namespace(), &sandbox.cgroup())
-            .with_context(|| format!("can't set up {} with {} Services", variant.name(), workload.count()))?;
+        let loaded = match settings.generated_rules {
+            true => rules.load_generated(node.namespace()),
+            false => rules.load(node.namespace(), &sandbox.cgroup()),
+        };
+        loaded.with_context(|| format!("can't set up {} with {} Services", variant.name(), workload.count()))?;
         kube_proxy::prepare_conntrack()?;
         settings.progress(&format!("{} has its rules after {:.1?}", variant.name(), begun.elapsed()));
     }

@@ -60,6 +60,9 @@ pub struct Bench {
     /// Where client and server of the connection and latency cases run.
     #[arg(long, default_value = "shared")]
     cores: Cores,
+    /// Generate kube-proxy's rules though it is on PATH: at 10,000 Services it needs minutes in iptables mode.
+    #[arg(long)]
+    generated_rules: bool,
     /// Where the report goes.
     #[arg(long, default_value = "target/bench")]
     output: PathBuf,
@@ -75,6 +78,8 @@ pub struct Settings {
     pub variants: Vec<Variant>,
     /// Where client and server run.
     pub cores: Cores,
+    /// Whether kube-proxy's rules are generated though it is on PATH.
+    pub generated_rules: bool,
     /// The `load` binary.
     pub load: PathBuf,
 }
@@ -164,6 +169,7 @@ pub fn run(bench: &Bench) -> Result<bool> {
             seconds: if bench.quick { bench.seconds.min(0.3) } else { bench.seconds },
             variants: bench.variants.clone(),
             cores: bench.cores,
+            generated_rules: bench.generated_rules,
             load: std::env::current_exe()?.with_file_name("load"),
         },
         arena: None,

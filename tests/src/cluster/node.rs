@@ -296,7 +296,26 @@ impl Node {
     /// A pod whose Pod object isn't there yet, as when CNI ADD beats the watch.
     #[track_caller]
     pub fn unknown_pod(&self, name: &str) -> Pod {
-        Pod::start(self, name)
+        Pod::start(self, name, &[])
+    }
+
+    /// A pod for whose interface the runtime asks for this by capability: `portMappings`, `bandwidth`.
+    #[track_caller]
+    pub fn pod_with(&self, name: &str, capabilities: &[(&str, Value)]) -> Pod {
+        let pod = Pod::start(self, name, capabilities);
+        pod.announce();
+        self.wait_for_sync();
+        pod
+    }
+
+    /// Puts a conflist of these plugins where runtimes find it before ours.
+    ///
+    /// # Panics
+    /// If it can't be written.
+    #[track_caller]
+    pub fn use_conflist(&self, conflist: &Value) {
+        let path = self.cni_conf_dir().join("00-first.conflist");
+        fs::write(&path, conflist.to_string()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 
     /// The pod of a Pod object that is in the source already, by that object's own name.

@@ -1,6 +1,7 @@
 //! A pod: a network namespace that the CNI plugin wired, a cgroup, a Pod object.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     path::{Path, PathBuf},
     process::Command,
@@ -27,26 +28,42 @@ pub struct Pod {
     manifest: Value,
     addresses: Vec<IpAddr>,
     result: Value,
+    /// `runtimeConfig` by capability.
+    capabilities: BTreeMap<String, Value>,
 }
 
 impl Pod {
-    /// Makes one, without a Pod object.
+    /// Makes one, without a Pod object, for whose interface the runtime asks for this by capability.
     #[track_caller]
-    pub(super) fn start(node: &Node, name: &str) -> Self {
+    pub(super) fn start(node: &Node, name: &str, capabilities: &[(&str, Value)]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        Self::of(node, manifest::pod(&name, node.name()))
+        Self::make(node, manifest::pod(&name, node.name()), capabilities)
     }
 
     /// Makes the one that a Pod object describes, wherever that object is.
     #[track_caller]
     pub(super) fn of(node: &Node, manifest: Value) -> Self {
+        Self::make(node, manifest, &[])
+    }
+
+    #[track_caller]
+    fn make(node: &Node, manifest: Value, capabilities: &[(&str, Value)]) -> Self {
+        let capabilities = capabilities.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         let name = manifest["metadata"]["name"].as_str().expect("a Pod has a name").to_owned();
         let namespace = node.pod_namespace(&name);
         let cgroup = node.cgroup().join(format!("pod-{name}"));
         make_directory(&cgroup);
-        let mut pod =
-            Self { node: node.clone(), name, namespace, cgroup, manifest, addresses: Vec::new(), result: Value::Null };
+        let mut pod = Self {
+            node: node.clone(),
+            name,
+            namespace,
+            cgroup,
+            manifest,
+            addresses: Vec::new(),
+            result: Value::Null,
+            capabilities,
+        };
         let result = pod.cni("ADD").run();
         let result = result.unwrap_or_else(|error| panic!("ADD of {}: {error:?}\n{}", pod.name, node.log()));
         pod.addresses = addresses(&result);
@@ -65,7 +82,8 @@ impl Pod {
     /// A CNI call about this pod.
     pub fn cni(&self, command: &str) -> CniCall<'_> {
         let call = CniCall::new(&self.node, command, &self.name).namespace(&self.namespace.path());
-        call.pod(&self.name).previous(&self.result)
+        let call = call.pod(&self.name).previous(&self.result);
+        self.capabilities.iter().fold(call, |call, (name, value)| call.capability(name, value.clone()))
     }
 
     /// Its addresses, IPv4 first.

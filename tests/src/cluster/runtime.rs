@@ -103,9 +103,9 @@ impl<'a> CniCall<'a> {
 
     fn plugin_config(&self, list: &Value, plugin: &Value, previous: &Value) -> String {
         let mut config = plugin.clone();
-        // The newest that is offered, as a runtime of CNI 1.1 takes it.
-        let versions = list["cniVersions"].as_array().expect("a conflist has versions");
-        config["cniVersion"] = versions.last().expect("there is a version").clone();
+        // The newest that is offered, as a runtime of CNI 1.1 takes it; lists of before that offer one.
+        let newest = list["cniVersions"].as_array().and_then(|versions| versions.last());
+        config["cniVersion"] = newest.unwrap_or(&list["cniVersion"]).clone();
         config["name"] = list["name"].clone();
         if !previous.is_null() {
             config["prevResult"] = previous.clone();

@@ -38,6 +38,8 @@ pub enum Event {
     },
     /// One of our own routes went, by whomever.
     OurRouteWent(IpNetwork),
+    /// A queueing discipline came or went at some interface.
+    Queueing,
     /// Some events were lost.
     Lost,
 }
@@ -59,6 +61,7 @@ impl Events {
             MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
+            MulticastGroup::Tc,
         ];
         let (connection, _, messages) = new_multicast_connection(&groups).map_err(NetlinkError::Open)?;
         Ok(Self { messages, connection: tokio::spawn(connection) })
@@ -103,6 +106,9 @@ fn event(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<Event> {
                 others_route(&route)
             }
         }
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewQueueDiscipline(_) | RouteNetlinkMessage::DelQueueDiscipline(_),
+        ) => Some(Event::Queueing),
         NetlinkPayload::Overrun(_) => Some(Event::Lost),
         _ => None,
     }

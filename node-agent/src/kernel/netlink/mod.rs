@@ -13,6 +13,7 @@ mod link;
 mod neighbour;
 mod overlay;
 mod route;
+mod shaping;
 mod uplink;
 
 use std::io;
@@ -27,6 +28,7 @@ pub use link::{Link, VethEnd};
 pub use neighbour::Neighbour;
 pub use overlay::{OVERLAY_DEVICE, OVERLAY_PORT};
 pub use route::{ROUTE_PROTOCOL, Route, StandingRoutes};
+pub use shaping::Shaping;
 pub use uplink::{Uplink, UplinkChoice};
 
 use super::sysctl::SysctlError;

@@ -170,6 +170,12 @@ impl Netlink {
         Ok(standing)
     }
 
+    /// Every route of the main table through an interface that others made.
+    pub async fn others_routes(&self) -> Result<Vec<Route>, NetlinkError> {
+        let others = |m: &&RouteMessage| !is_ours(m) && m.header.kind == RouteType::Unicast;
+        Ok(self.main_routes().await?.iter().filter(others).filter_map(Route::from_message).collect())
+    }
+
     /// Every route of the main table that goes through one interface, whoever made it.
     pub async fn routes_through(&self, ifindex: u32) -> Result<Vec<Route>, NetlinkError> {
         let routes = self.main_routes().await?;

@@ -49,14 +49,14 @@ impl Mode {
     }
 }
 
-/// Whose rules [`Rules::load`] loads.
-pub fn origin() -> String {
-    match program::find() {
+/// Whose rules are measured; `generated`: though kube-proxy may be on PATH.
+pub fn origin(generated: bool) -> String {
+    match program::find().filter(|_| !generated) {
         Some(program) => match program::version(&program) {
             Ok(version) => format!("kube-proxy's rules: its own ({version})"),
             Err(error) => format!("kube-proxy's rules: its own ({error:#})"),
         },
-        None => format!("kube-proxy's rules: generated as {GENERATED} writes them; it isn't on PATH"),
+        None => format!("kube-proxy's rules: generated as {GENERATED} writes them"),
     }
 }
 

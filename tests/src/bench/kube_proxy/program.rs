@@ -23,8 +23,9 @@ use crate::{
 
 /// What its program is called.
 const PROGRAM: &str = "kube-proxy";
-/// How long the first rules may take: minutes, where iptables is to take many.
-const PATIENCE: Duration = Duration::from_secs(900);
+/// How long the first rules may take: iptables-restore needs minutes for 10,000 Services, since
+/// its time grows with the square of their number.
+const PATIENCE: Duration = Duration::from_secs(1800);
 /// How often it is asked whether they are in, which costs it time too.
 const PAUSE: Duration = Duration::from_millis(500);
 /// When it last wrote rules of a family; of IPv4 it is, where the family is named.

@@ -36,7 +36,7 @@ impl Run {
             rounds: settings.rounds,
             seconds: settings.seconds,
             cores: format!("{:?}", settings.cores).to_lowercase(),
-            machine: machine(),
+            machine: machine(settings),
             load: load(),
         }
     }
@@ -83,7 +83,7 @@ fn plot_name(section: &Section) -> String {
     format!("{}.svg", slug.to_lowercase())
 }
 
-fn machine() -> Vec<String> {
+fn machine(settings: &Settings) -> Vec<String> {
     let mut lines = Vec::new();
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let models: Vec<&str> = cpu.lines().filter_map(|line| line.strip_prefix("model name")).collect();
@@ -96,7 +96,7 @@ fn machine() -> Vec<String> {
         let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
         lines.extend(text.lines().next().map(str::to_owned));
     }
-    lines.push(kube_proxy::origin());
+    lines.push(kube_proxy::origin(settings.generated_rules));
     lines
 }
 

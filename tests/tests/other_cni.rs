@@ -1,0 +1,168 @@
+//! `--cni=false`: Services for pods that another CNI plugin wired, with a veth pair each or on one bridge.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tests::{
+    cluster::{Cluster, LogOnFailure, Node, Pod},
+    manifest::Service,
+    traffic::{Dial, Place, Style, Transport},
+    wait,
+};
+
+const TCP: (Transport, u16) = (Transport::Tcp, 8080);
+const UDP: (Transport, u16) = (Transport::Udp, 5353);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Has runtimes call Debian's plugin of this type.
+fn use_plugin(node: &Node, plugin: &str) {
+    node.add_plugin(plugin);
+    node.add_plugin("host-local");
+    let ranges: Vec<Value> = node.pod_cidrs().iter().map(|cidr| json!([{ "subnet": cidr }])).collect();
+    let ipam = json!({
+        "type": "host-local",
+        "dataDir": node.run_dir().join("host-local"),
+        "ranges": ranges,
+        "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
+    });
+    let plugin = json!({ "type": plugin, "bridge": "cni0", "isGateway": true, "ipMasq": false, "ipam": ipam });
+    node.use_conflist(&json!({ "cniVersion": "1.0.0", "name": "other", "plugins": [plugin] }));
+}
+
+/// Waits until the agent has found so many pods' interfaces.
+fn wait_for_interfaces(node: &Node, count: usize) {
+    wait::until("programs at the pods' interfaces", PATIENCE, || {
+        let status = node.cli_json(&["status"]);
+        let hooks = status["hooks"].as_array().expect("status has hooks").iter();
+        let ingress = hooks.filter(|hook| hook.as_str().is_some_and(|hook| hook.ends_with("-ingress"))).count();
+        // The uplink has one too.
+        (ingress == count + 1).then_some(())
+    });
+}
+
+fn check(plugin: &str, flag: &str) {
+    let cluster = Cluster::of_one(&["--cni=false", flag]);
+    let _log = LogOnFailure(&cluster);
+    let node = cluster.node();
+    assert!(!node.cni_conf_dir().join("10-fairlead.conflist").exists(), "no plugin of ours is installed");
+    use_plugin(node, plugin);
+    let pods = node.pods("backend", 3);
+    let client = node.pod("client");
+    let _servers: Vec<_> = pods.iter().map(|pod| pod.serve(&[TCP, UDP])).collect();
+    let service = cluster.service("web").tcp(80, TCP.1).udp(53, UDP.1).backends(pods.iter().map(Pod::endpoint));
+    cluster.apply(&service);
+    wait_for_interfaces(node, 4);
+
+    // Far more requests than backends: each is asked many times.
+    for place in [&client as &dyn Place, node] {
+        for (transport, address) in frontends(&service) {
+            for style in styles(transport) {
+                let attempts = Dial::new(place, transport, address).style(*style).times(30);
+                let servers = attempts.servers();
+                let what = format!("{plugin} {flag}: {} to {transport} {address} {style}", place.name());
+                assert!(!servers.is_empty() && (*style != Style::Fresh || servers.len() == 3), "{what}: {servers:?}");
+                assert!(attempts.0.iter().all(|attempt| attempt.peer == Some(address)), "{what}: {attempts:?}");
+            }
+        }
+    }
+    for (transport, address) in frontends(&service) {
+        let seen = Dial::new(&client, transport, address).once().client();
+        assert_eq!(seen, client.like(address.ip()), "{plugin} {flag}: {transport} {address}: the client's own address");
+    }
+
+    // A pod that is a backend of its own Service.
+    let alone = cluster.service("alone").tcp(80, TCP.1).udp(53, UDP.1).backends([pods[0].endpoint()]);
+    cluster.apply(&alone);
+    for (transport, address) in frontends(&alone) {
+        let server = Dial::new(&pods[0], transport, address).times(5).only_server();
+        assert_eq!(server, pods[0].name(), "{plugin} {flag}: {transport} {address} from itself");
+        let unused = std::net::SocketAddr::new(address.ip(), 81);
+        Dial::new(&client, transport, unused).times(2).assert_refused();
+    }
+    for address in pods[0].addresses() {
+        let direct = Dial::new(&client, Transport::Tcp, (*address, TCP.1).into()).times(3).only_server();
+        assert_eq!(direct, pods[0].name(), "pods still talk to each other");
+    }
+
+    // Pods come and go, and so do the programs.
+    drop(client);
+    wait_for_interfaces(node, 3);
+    let later = node.pod("later");
+    wait_for_interfaces(node, 4);
+    node.kill_agent();
+    for (transport, address) in frontends(&service) {
+        assert_eq!(Dial::new(&later, transport, address).times(30).servers().len(), 3, "without an agent");
+    }
+    node.spawn_agent();
+    node.wait_for_sync();
+    wait_for_interfaces(node, 4);
+    for (transport, address) in frontends(&service) {
+        assert_eq!(Dial::new(&later, transport, address).times(30).servers().len(), 3, "after a restart");
+    }
+    let routes = node.namespace().show("route show proto 197");
+    assert!(!routes.contains("10.244."), "no routes to pods are ours: {routes}");
+}
+
+fn frontends(service: &Service) -> Vec<(Transport, std::net::SocketAddr)> {
+    let tcp = service.both(80).into_iter().map(|address| (Transport::Tcp, address));
+    tcp.chain(service.both(53).into_iter().map(|address| (Transport::Udp, address))).collect()
+}
+
+fn styles(transport: Transport) -> &'static [Style] {
+    match transport {
+        Transport::Tcp => &[Style::Fresh, Style::Kept],
+        Transport::Udp => &[Style::Fresh, Style::Kept, Style::Addressed],
+    }
+}
+
+#[test]
+fn beside_ptp_at_sockets() {
+    check("ptp", "--socket-lb=true");
+}
+
+#[test]
+fn beside_ptp_per_packet() {
+    check("ptp", "--socket-lb=false");
+}
+
+#[test]
+fn beside_a_bridge_at_sockets() {
+    check("bridge", "--socket-lb=true");
+}
+
+#[test]
+fn beside_a_bridge_per_packet() {
+    check("bridge", "--socket-lb=false");
+}
+
+#[test]
+fn node_ports_beside_another_plugin() {
+    for plugin in ["ptp", "bridge"] {
+        let cluster = Cluster::of_one(&["--cni=false"]);
+        let _log = LogOnFailure(&cluster);
+        let node = cluster.node();
+        use_plugin(node, plugin);
+        let pods = node.pods("backend", 2);
+        let _servers: Vec<_> = pods.iter().map(|pod| pod.serve(&[TCP, UDP])).collect();
+        let service =
+            cluster.service("nodeport").tcp(80, TCP.1).udp(53, UDP.1).backends(pods.iter().map(Pod::endpoint));
+        for mut manifest in service.manifests() {
+            if manifest["kind"] == "Service" {
+                manifest["spec"]["type"] = json!("NodePort");
+                manifest["spec"]["ports"][0]["nodePort"] = json!(30080);
+                manifest["spec"]["ports"][1]["nodePort"] = json!(30053);
+            }
+            cluster.directory().put(&manifest);
+        }
+        cluster.wait_for_sync();
+        wait_for_interfaces(node, 2);
+        for address in node.addresses() {
+            for (transport, port) in [(Transport::Tcp, 30080), (Transport::Udp, 30053)] {
+                for client in [cluster.outside() as &dyn Place, &pods[0], node] {
+                    let servers = Dial::new(client, transport, (address, port).into()).times(20).servers();
+                    assert_eq!(servers.len(), 2, "{plugin}: {} to {transport} {address}", client.name());
+                }
+            }
+        }
+    }
+}
