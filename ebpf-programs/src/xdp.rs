@@ -17,9 +17,22 @@ use datapath::{
 
 use crate::{frame::Frame, maps, next_hop::NextHop, tables::KernelTables};
 
-/// Ingress of an uplink, in the driver.
+/// Ingress of an uplink, in the driver. Frames may come in several parts.
 #[xdp(frags)]
 pub fn from_wire(ctx: XdpContext) -> u32 {
+    run(&ctx)
+}
+
+/// The same where the driver can't run it. For a program that takes frames in several
+/// parts the kernel copies the packet and forgets how long its Ethernet header is, so
+/// that no tc program can read it any more (Linux 6.18).
+#[xdp]
+pub fn from_wire_generic(ctx: XdpContext) -> u32 {
+    run(&ctx)
+}
+
+#[inline(always)]
+fn run(ctx: &XdpContext) -> u32 {
     let (mut frame, family) = Frame::new(ctx.ctx);
     let Some(family) = family else { return XDP_PASS };
     if !wire::concerns(&frame, family, &KernelTables) || is_for_another(&frame) {

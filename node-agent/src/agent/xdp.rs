@@ -61,7 +61,23 @@ enum Mode {
     Generic,
 }
 
+/// The program that the agent needs with this flag.
+pub fn program(mode: XdpMode) -> Option<Program> {
+    match mode {
+        XdpMode::Auto | XdpMode::Native => Some(Mode::Native.program()),
+        XdpMode::Generic => Some(Mode::Generic.program()),
+        XdpMode::Off => None,
+    }
+}
+
 impl Mode {
+    fn program(self) -> Program {
+        match self {
+            Self::Native => Program::FromWire,
+            Self::Generic => Program::FromWireGeneric,
+        }
+    }
+
     fn hook(self, ifindex: u32) -> Hook {
         match self {
             Self::Native => Hook::DriverXdp(ifindex),
@@ -136,7 +152,7 @@ impl Xdp {
             }
             if let Plan::On(mode, abilities) = plan {
                 let told = tables.set_uplink(&abilities).map_err(|error| error.to_string());
-                let attached = told.and_then(|()| attach(dataplane, mode.hook(link.index), replace));
+                let attached = told.and_then(|()| attach(dataplane, mode, link.index, replace));
                 if let Err(error) = attached {
                     plan = Plan::Off(error);
                 }
@@ -238,11 +254,12 @@ fn plan(mode: XdpMode, link: &Link, features: XdpFeatures, is_needed: bool) -> P
     }
 }
 
-fn attach(dataplane: &Dataplane, hook: Hook, replace: bool) -> Result<(), String> {
+fn attach(dataplane: &Dataplane, mode: Mode, ifindex: u32, replace: bool) -> Result<(), String> {
+    let hook = mode.hook(ifindex);
     if !replace && dataplane.is_attached(hook) {
         return Ok(());
     }
-    dataplane.attach(hook, Program::FromWire).map_err(|error| error.to_string())
+    dataplane.attach(hook, mode.program()).map_err(|error| error.to_string())
 }
 
 /// Whether clients outside may be served: only then is there anything for XDP to do.
