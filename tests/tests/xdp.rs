@@ -250,11 +250,10 @@ fn a_large_transfer_goes_through() {
     for address in a.addresses() {
         for direction in [&["-b", "0"][..], &["-R"]] {
             let mut client = cluster.outside().command("iperf3");
-            client.args(["-c", &address.to_string(), "-p", &NODE_PORT_TCP.to_string(), "-n", "20M", "-J"]);
+            client.args(["-c", &address.to_string(), "-p", &NODE_PORT_TCP.to_string(), "-t", "1", "-J"]);
             let report: Value = serde_json::from_str(&run(client.args(direction), "")).unwrap();
             let received = report["end"]["sum_received"]["bytes"].as_u64().unwrap();
-            // What is on its way when one end has its 20 MiB isn't counted.
-            assert!(received > 18 << 20, "{address} {direction:?}: {received} bytes");
+            assert!(received > 10 << 20, "{address} {direction:?}: {received} bytes in a second");
         }
     }
     server.kill().unwrap();
