@@ -17,9 +17,22 @@ use datapath::{
 
 use crate::{frame::Frame, maps, next_hop::NextHop, tables::KernelTables};
 
-/// Ingress of an uplink, in the driver.
+/// Ingress of an uplink, in the driver. Frames may come in several parts.
 #[xdp(frags)]
 pub fn from_wire(ctx: XdpContext) -> u32 {
+    run(&ctx)
+}
+
+/// The same where the driver can't run it. For a program that takes frames in several
+/// parts the kernel copies the packet and forgets how long its Ethernet header is, so
+/// that no tc program can read it any more (Linux 6.18).
+#[xdp]
+pub fn from_wire_generic(ctx: XdpContext) -> u32 {
+    run(&ctx)
+}
+
+#[inline(always)]
+fn run(ctx: &XdpContext) -> u32 {
     let (mut frame, family) = Frame::new(ctx.ctx);
     let Some(family) = family else { return XDP_PASS };
     if !wire::concerns(&frame, family, &KernelTables) || is_for_another(&frame) {
@@ -32,13 +45,17 @@ pub fn from_wire(ctx: XdpContext) -> u32 {
     let work = unsafe { &mut *work };
     let came_by = frame.ifindex();
     let asker = Frame::new(ctx.ctx).0;
-    let mut next = None;
+    let (mut next, mut back) = (None, false);
     let taken = wire::from_wire(&mut frame, family, work, &mut KernelTables, |headers, ends| {
-        next = NextHop::find(&asker, headers, ends).filter(|next| sends(came_by, next.ifindex));
+        next = NextHop::find(&asker, headers, ends).filter(|next| {
+            let means = means(came_by, next.ifindex);
+            back = means & UplinkValue::SENDS_BACK != 0;
+            means != 0
+        });
         next.is_some()
     });
     match (taken, next) {
-        (Taken::Out, Some(next)) => send(&mut frame, next),
+        (Taken::Out, Some(next)) => send(&mut frame, next, back),
         _ => XDP_PASS,
     }
 }
@@ -50,11 +67,12 @@ fn is_for_another(frame: &Frame) -> bool {
     uplink(frame.ifindex()).is_some_and(|uplink| !frame.is_for(uplink.mac))
 }
 
-/// Whether what comes by the one interface can be sent by the other.
+/// By which means a frame that came by the one interface can be sent by the other: flags
+/// of the latter.
 #[inline(always)]
-fn sends(came_by: u32, goes_by: u32) -> bool {
-    let needed = if came_by == goes_by { UplinkValue::SENDS_BACK } else { UplinkValue::SENDS };
-    uplink(goes_by).is_some_and(|uplink| uplink.flags & needed != 0)
+fn means(came_by: u32, goes_by: u32) -> u32 {
+    let possible = if came_by == goes_by { !0 } else { !UplinkValue::SENDS_BACK };
+    uplink(goes_by).map_or(0, |uplink| uplink.flags & possible)
 }
 
 #[inline(always)]
@@ -62,14 +80,14 @@ fn uplink(ifindex: u32) -> Option<&'static UplinkValue> {
     maps::UPLINKS.get(UplinkValue::slot(ifindex)).filter(|uplink| uplink.ifindex == ifindex)
 }
 
-/// Sends the frame to its next hop.
+/// Sends the frame to its next hop; `back`: by the means for the interface that it came by.
 #[inline(always)]
-fn send(frame: &mut Frame, next: &NextHop) -> u32 {
+fn send(frame: &mut Frame, next: &NextHop, back: bool) -> u32 {
     if frame.address(next.to, next.from).is_err() {
         // It has been read up to here, so it is that long.
         return XDP_PASS;
     }
-    if next.ifindex == frame.ifindex() {
+    if back {
         return XDP_TX;
     }
     // SAFETY: the helper only notes the interface for when the program has ended.

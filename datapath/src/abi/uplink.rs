@@ -18,10 +18,9 @@ pub struct UplinkValue {
 }
 
 impl UplinkValue {
-    /// Frames that came in by it can be sent back by it. A veth's would be lost
-    /// unless its peer takes them.
+    /// Frames that came in by it can be sent back by `XDP_TX`.
     pub const SENDS_BACK: u32 = 1 << 0;
-    /// Frames that came in by another interface can be sent by it.
+    /// Frames that came in by any interface, this one too, can be redirected to it.
     pub const SENDS: u32 = 1 << 1;
 
     /// How many slots there are.

@@ -16,7 +16,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     dataplane::{Dataplane, Tables},
-    flags::{Flags, XdpMode},
+    flags::Flags,
     foreign_pods::ForeignPods,
     health_checks::HealthChecks,
     host_ports::{HOST_PORTS, HostPorts},
@@ -32,7 +32,7 @@ use super::{
     services::Services,
     settings,
     vitals::Vitals,
-    xdp::{self, Xdp},
+    xdp::Xdp,
 };
 use crate::{
     cni::{attachment, service::CniService},
@@ -232,9 +232,6 @@ impl Agent {
     pub async fn start(&mut self) {
         let settings = settings::prepare(&self.paths.run_dir);
         self.problems.record("settings of the kernel", settings);
-        if !xdp::IN_FORCE && matches!(self.flags.xdp, XdpMode::Native | XdpMode::Generic) {
-            self.problems.set("--xdp", "not in force yet: tc does the work");
-        }
         if self.flags.load_balancer_algorithm != Algorithm::Random {
             self.problems.set("--load-balancer-algorithm", "not in force yet: backends are chosen at random");
         }

@@ -62,13 +62,15 @@ pub struct Tables {
 }
 
 impl Dataplane {
-    /// Loads the programs over the pinned tables, which are made where there are none. Attaches nothing.
-    pub fn open(paths: &Paths, socket_lb: bool) -> Result<(Self, Tables), DataplaneError> {
+    /// Loads the programs, with `wire` for XDP, over the pinned tables, which are made
+    /// where there are none. Attaches nothing.
+    pub fn open(paths: &Paths, socket_lb: bool, wire: Option<Program>) -> Result<(Self, Tables), DataplaneError> {
         let cgroup = if socket_lb { Some(Cgroup::open(paths.cgroup.as_deref())?) } else { None };
         let bpffs = Bpffs::prepare(&paths.bpffs)?;
         let takes_over = bpffs.has_foreign_maps()?;
         let maps = bpffs.maps();
-        let programs = Programs::open(&bpffs, socket_lb)?;
+        let sockets = SocketHook::ALL.into_iter().filter(|_| socket_lb).map(Program::Socket);
+        let programs = Programs::open(&bpffs, &sockets.chain(wire).collect::<Vec<_>>())?;
         let links = Links::new(bpffs.links(), cgroup);
         let tables = Tables {
             services: KernelServiceTables::open(&maps)?,

@@ -24,6 +24,7 @@ use super::{
     report,
     vitals::Vitals,
     waiters::{Reply, Waiters},
+    xdp,
 };
 use crate::{
     api::{
@@ -96,7 +97,7 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
 
     // First what may turn out to be wrong without anything having been changed.
     let Source { mut messages, control } = source::start(&source_spec(&flags)).await?;
-    let (dataplane, tables) = Dataplane::open(&paths, flags.socket_lb)?;
+    let (dataplane, tables) = Dataplane::open(&paths, flags.socket_lb, xdp::program(flags.xdp))?;
     tokio::spawn(keep_counts_right(tables.connections.clone()));
     let netlink = Netlink::open()?;
     let mut events = Events::subscribe()?;

@@ -30,10 +30,6 @@ use crate::{
 /// What every problem's subject begins with.
 const SUBJECT: &str = "XDP on ";
 
-/// Whether XDP is used at all. With it, requests of whole clusters have been lost for a
-/// reason that isn't known yet, and tc does all that it does.
-pub(super) const IN_FORCE: bool = false;
-
 /// XDP on the uplinks.
 pub struct Xdp {
     mode: XdpMode,
@@ -65,7 +61,23 @@ enum Mode {
     Generic,
 }
 
+/// The program that the agent needs with this flag.
+pub fn program(mode: XdpMode) -> Option<Program> {
+    match mode {
+        XdpMode::Auto | XdpMode::Native => Some(Mode::Native.program()),
+        XdpMode::Generic => Some(Mode::Generic.program()),
+        XdpMode::Off => None,
+    }
+}
+
 impl Mode {
+    fn program(self) -> Program {
+        match self {
+            Self::Native => Program::FromWire,
+            Self::Generic => Program::FromWireGeneric,
+        }
+    }
+
     fn hook(self, ifindex: u32) -> Hook {
         match self {
             Self::Native => Hook::DriverXdp(ifindex),
@@ -84,7 +96,6 @@ impl Mode {
 impl Xdp {
     /// By the flag; in the network namespace of the calling thread.
     pub fn new(mode: XdpMode) -> Self {
-        let mode = if IN_FORCE { mode } else { XdpMode::Off };
         Self { mode, netdev: Netdev::open(), outward: BTreeSet::new(), at: BTreeMap::new() }
     }
 
@@ -141,7 +152,7 @@ impl Xdp {
             }
             if let Plan::On(mode, abilities) = plan {
                 let told = tables.set_uplink(&abilities).map_err(|error| error.to_string());
-                let attached = told.and_then(|()| attach(dataplane, mode.hook(link.index), replace));
+                let attached = told.and_then(|()| attach(dataplane, mode, link.index, replace));
                 if let Err(error) = attached {
                     plan = Plan::Off(error);
                 }
@@ -208,7 +219,7 @@ impl Place {
 
     fn reason(&self) -> &str {
         match &self.plan {
-            Plan::On(_, abilities) if abilities.flags & UplinkValue::SENDS_BACK == 0 => {
+            Plan::On(_, abilities) if abilities.flags == 0 => {
                 "receives only: its peer loses what XDP sends unless GRO is on there"
             }
             Plan::On(..) => "",
@@ -220,7 +231,9 @@ impl Place {
 fn plan(mode: XdpMode, link: &Link, features: XdpFeatures, is_needed: bool) -> Plan {
     let is_veth = link.kind == "veth";
     let mut flags = 0;
-    if mode == XdpMode::Generic || !is_veth || features.takes_frames() {
+    // What XDP_TX sends by a veth stays in its peer's queue unless there is XDP there, too
+    // (Linux 6.18); what is redirected doesn't.
+    if mode == XdpMode::Generic || !is_veth {
         flags |= UplinkValue::SENDS_BACK;
     }
     if mode == XdpMode::Generic || features.takes_frames() {
@@ -241,11 +254,12 @@ fn plan(mode: XdpMode, link: &Link, features: XdpFeatures, is_needed: bool) -> P
     }
 }
 
-fn attach(dataplane: &Dataplane, hook: Hook, replace: bool) -> Result<(), String> {
+fn attach(dataplane: &Dataplane, mode: Mode, ifindex: u32, replace: bool) -> Result<(), String> {
+    let hook = mode.hook(ifindex);
     if !replace && dataplane.is_attached(hook) {
         return Ok(());
     }
-    dataplane.attach(hook, Program::FromWire).map_err(|error| error.to_string())
+    dataplane.attach(hook, mode.program()).map_err(|error| error.to_string())
 }
 
 /// Whether clients outside may be served: only then is there anything for XDP to do.
@@ -285,14 +299,14 @@ mod tests {
     fn where_it_runs() {
         let [none, runs, sends] = [0, 1, 5].map(XdpFeatures::from_bits);
         let back = with(UplinkValue::SENDS_BACK);
-        let nothing = with(0);
+        let (redirects, nothing) = (with(UplinkValue::SENDS), with(0));
         let native = |abilities| Ok(Plan::On(Mode::Native, abilities));
         let off = |why| Err::<Plan, &str>(why);
         for (mode, kind, features, is_needed, expected) in [
             (XdpMode::Auto, "", sends, false, native(BOTH)),
             (XdpMode::Auto, "", runs, false, native(back)),
             (XdpMode::Auto, "", none, true, off("driver")),
-            (XdpMode::Auto, "veth", sends, true, native(BOTH)),
+            (XdpMode::Auto, "veth", sends, true, native(redirects)),
             (XdpMode::Auto, "veth", sends, false, off("no Service")),
             (XdpMode::Auto, "veth", runs, true, off("GRO")),
             (XdpMode::Native, "veth", runs, false, native(nothing)),

@@ -141,6 +141,8 @@ pub enum Program {
     FromNetwork,
     /// The same, before the kernel makes a socket buffer of it.
     FromWire,
+    /// The same where the driver can't run it.
+    FromWireGeneric,
     /// What comes in by the overlay.
     FromOverlay,
     /// What leaves by an uplink.
@@ -150,8 +152,8 @@ pub enum Program {
 }
 
 impl Program {
-    /// The programs of interfaces.
-    const INTERFACE: [Self; 12] = [
+    /// The programs of interfaces that are always needed.
+    const INTERFACE: [Self; 11] = [
         Self::FromPod,
         Self::FromShapedPod,
         Self::FromHeldPod,
@@ -163,7 +165,6 @@ impl Program {
         Self::FromOverlay,
         Self::ToNetwork,
         Self::ToOverlay,
-        Self::FromWire,
     ];
 
     /// Its name in the object.
@@ -179,6 +180,7 @@ impl Program {
             Self::FromHostLoopback => "from_host_loopback",
             Self::FromNetwork => "from_network",
             Self::FromWire => "from_wire",
+            Self::FromWireGeneric => "from_wire_generic",
             Self::FromOverlay => "from_overlay",
             Self::ToNetwork => "to_network",
             Self::ToOverlay => "to_overlay",
@@ -194,18 +196,13 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// The programs for interfaces, and those for sockets if they're wanted, over the
+    /// The programs for interfaces, and `also` those (for sockets, for XDP), over the
     /// pinned tables; tables that aren't there are made.
     ///
     /// The verifier takes a second or more over them, in which no pod can be wired, so
     /// those that an agent of this very build has pinned over the same tables are used again.
-    pub fn open(bpffs: &Bpffs, socket_hooks: bool) -> Result<Self, LoadError> {
-        let wanted: Vec<_> = SocketHook::ALL
-            .into_iter()
-            .filter(|_| socket_hooks)
-            .map(Program::Socket)
-            .chain(Program::INTERFACE)
-            .collect();
+    pub fn open(bpffs: &Bpffs, also: &[Program]) -> Result<Self, LoadError> {
+        let wanted: Vec<_> = also.iter().copied().chain(Program::INTERFACE).collect();
         let maps = bpffs.maps();
         if let Ok(tag) = tag(&maps) {
             let dir = bpffs.programs(tag);
@@ -229,7 +226,7 @@ impl Programs {
     /// A program's descriptor.
     ///
     /// # Panics
-    /// If it is a socket hook's and those weren't loaded.
+    /// If it is a socket hook's or for XDP, and wasn't asked for.
     pub fn fd(&self, program: Program) -> BorrowedFd<'_> {
         self.fds[&program].as_fd()
     }

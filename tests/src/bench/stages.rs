@@ -37,7 +37,7 @@ impl Stages {
         let sandbox = Sandbox::new();
         let bpffs = Bpffs::prepare(&sandbox.directory().join("bpf"))?;
         // The programs bring the tables with them.
-        Programs::open(&bpffs, false)?;
+        Programs::open(&bpffs, &[])?;
         let services = Services::adopt(KernelServiceTables::open(&bpffs.maps())?, NODE, Algorithm::Random)?;
         Ok(Self { model: Model::new(NODE), services, _sandbox: sandbox })
     }
