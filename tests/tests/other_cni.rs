@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tests::{
-    cluster::{Cluster, LogOnFailure, Node, Pod},
+    cluster::{Cluster, LogOnFailure, Node, Plan, Pod},
     manifest::Service,
     traffic::{Dial, Place, Style, Transport},
     wait,
@@ -12,6 +12,7 @@ use tests::{
 
 const TCP: (Transport, u16) = (Transport::Tcp, 8080);
 const UDP: (Transport, u16) = (Transport::Udp, 5353);
+const NODE_PORTS: [(Transport, u16); 2] = [(Transport::Tcp, 30080), (Transport::Udp, 30053)];
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Has runtimes call Debian's plugin of this type.
@@ -135,6 +136,20 @@ fn beside_a_bridge_per_packet() {
     check("bridge", "--socket-lb=false");
 }
 
+/// Applies a Service of TCP port 80 and UDP port 53 with NodePorts of these numbers.
+fn put_with_node_ports(cluster: &Cluster, service: &Service) {
+    for mut manifest in service.manifests() {
+        if manifest["kind"] == "Service" {
+            manifest["spec"]["type"] = json!("NodePort");
+            for (port, (_, number)) in NODE_PORTS.iter().enumerate() {
+                manifest["spec"]["ports"][port]["nodePort"] = json!(number);
+            }
+        }
+        cluster.directory().put(&manifest);
+    }
+    cluster.wait_for_sync();
+}
+
 #[test]
 fn node_ports_beside_another_plugin() {
     for plugin in ["ptp", "bridge"] {
@@ -146,22 +161,54 @@ fn node_ports_beside_another_plugin() {
         let _servers: Vec<_> = pods.iter().map(|pod| pod.serve(&[TCP, UDP])).collect();
         let service =
             cluster.service("nodeport").tcp(80, TCP.1).udp(53, UDP.1).backends(pods.iter().map(Pod::endpoint));
-        for mut manifest in service.manifests() {
-            if manifest["kind"] == "Service" {
-                manifest["spec"]["type"] = json!("NodePort");
-                manifest["spec"]["ports"][0]["nodePort"] = json!(30080);
-                manifest["spec"]["ports"][1]["nodePort"] = json!(30053);
-            }
-            cluster.directory().put(&manifest);
-        }
-        cluster.wait_for_sync();
+        put_with_node_ports(&cluster, &service);
         wait_for_interfaces(node, 2);
         for address in node.addresses() {
-            for (transport, port) in [(Transport::Tcp, 30080), (Transport::Udp, 30053)] {
+            for (transport, port) in NODE_PORTS {
                 for client in [cluster.outside() as &dyn Place, &pods[0], node] {
                     let servers = Dial::new(client, transport, (address, port).into()).times(20).servers();
                     assert_eq!(servers.len(), 2, "{plugin}: {} to {transport} {address}", client.name());
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn backends_on_another_node() {
+    let cluster = Plan::default().node("node-a").node("node-b").flag("--cni=false").flag("--socket-lb=false").start();
+    let _log = LogOnFailure(&cluster);
+    let [near, far] = [0, 1].map(|i| &cluster.nodes()[i]);
+    use_plugin(near, "bridge");
+    use_plugin(far, "ptp");
+    // What the other plugin's daemon would do.
+    for (node, other) in [(near, far), (far, near)] {
+        for (cidr, address) in other.pod_cidrs().iter().zip(other.addresses()) {
+            node.namespace().ip(&format!("route add {cidr} via {address}"));
+        }
+    }
+    let client = near.pod("client");
+    let backend = far.pod("backend");
+    let _server = backend.serve(&[TCP, UDP]);
+    let service = cluster.service("far").tcp(80, TCP.1).udp(53, UDP.1).backends([backend.endpoint()]);
+    put_with_node_ports(&cluster, &service);
+    wait_for_interfaces(near, 1);
+    wait_for_interfaces(far, 1);
+    for (transport, address) in frontends(&service) {
+        let attempts = Dial::new(&client, transport, address).times(10);
+        assert_eq!(attempts.only_server(), backend.name(), "{transport} {address}");
+        assert!(attempts.0.iter().all(|attempt| attempt.client() == client.like(address.ip())), "{attempts:?}");
+        assert_eq!(
+            Dial::new(near, transport, address).times(10).only_server(),
+            backend.name(),
+            "{transport} {address}"
+        );
+    }
+    for address in near.addresses() {
+        for (transport, port) in NODE_PORTS {
+            for place in [cluster.outside() as &dyn Place, &client, far] {
+                let name = Dial::new(place, transport, (address, port).into()).times(5).only_server();
+                assert_eq!(name, backend.name(), "{} to {transport} {address}", place.name());
             }
         }
     }
