@@ -36,7 +36,6 @@ use super::{
 };
 use crate::{
     cni::{attachment, service::CniService},
-    compile::Algorithm,
     kernel::{
         memory,
         netdev::XdpChanges,
@@ -232,9 +231,6 @@ impl Agent {
     pub async fn start(&mut self) {
         let settings = settings::prepare(&self.paths.run_dir);
         self.problems.record("settings of the kernel", settings);
-        if self.flags.load_balancer_algorithm != Algorithm::Random {
-            self.problems.set("--load-balancer-algorithm", "not in force yet: backends are chosen at random");
-        }
         if self.cni.is_none() {
             // An earlier agent may have wired pods; runtimes must no longer ask us to.
             let uninstalled = install::uninstall(&self.paths);

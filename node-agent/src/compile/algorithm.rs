@@ -18,21 +18,12 @@ impl Algorithm {
 }
 
 /// What the Service's annotation says, else the default. A value that is none of
-/// them is a problem, and random. So is, for now, any but random: the tables say it,
-/// and the programs don't go by it yet.
+/// them is a problem, and random.
 pub(super) fn of_service(service: &Service, default: Algorithm, problems: &mut Vec<String>) -> Algorithm {
     let Some((_, value)) = service.annotations.iter().find(|(name, _)| &**name == ANNOTATION) else { return default };
-    match Algorithm::of_name(value.trim()) {
-        Some(Algorithm::Random) => Algorithm::Random,
-        Some(algorithm) => {
-            problems
-                .push(format!("annotation {ANNOTATION}: {value:?} is not in force yet; backends are chosen at random"));
-            algorithm
-        }
-        None => {
-            let known = Algorithm::NAMES.map(|(name, _)| name).join(", ");
-            problems.push(format!("annotation {ANNOTATION}: {value:?} is none of {known}; random is taken"));
-            Algorithm::Random
-        }
-    }
+    Algorithm::of_name(value.trim()).unwrap_or_else(|| {
+        let known = Algorithm::NAMES.map(|(name, _)| name).join(", ");
+        problems.push(format!("annotation {ANNOTATION}: {value:?} is none of {known}; random is taken"));
+        Algorithm::Random
+    })
 }

@@ -219,8 +219,8 @@ fn the_annotation_chooses_the_algorithm() {
     let table = [
         (None, Algorithm::Random, (0, 0), ""),
         (None, Algorithm::LeastConnections, (LEAST, LEAST), ""),
-        (Some("maglev"), Algorithm::LeastConnections, (0, FrontendValue::MAGLEV), "\"maglev\" is not in force yet"),
-        (Some("least-connections"), Algorithm::Random, (LEAST, LEAST), "\"least-connections\" is not in force yet"),
+        (Some("maglev"), Algorithm::LeastConnections, (0, FrontendValue::MAGLEV), ""),
+        (Some("least-connections"), Algorithm::Random, (LEAST, LEAST), ""),
         (Some("random"), Algorithm::Maglev, (0, 0), ""),
         (Some("fastest"), Algorithm::Maglev, (0, 0), "\"fastest\" is none of random, maglev, least-connections"),
     ];
