@@ -166,6 +166,9 @@ impl Packet for MemoryPacket {
         }
         Some(words)
     }
+    fn glance<const N: usize>(&self) -> Option<[u32; N]> {
+        self.read(0)
+    }
     fn write<const N: usize>(&mut self, offset: u32, words: [u32; N]) -> Result<(), AccessError> {
         let range = self.range(offset, N * 4).ok_or(AccessError)?;
         for (chunk, word) in self.0[range].chunks_exact_mut(4).zip(words) {

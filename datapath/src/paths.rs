@@ -12,9 +12,13 @@
 //! wire, overlay ─► from_network ─► flow or frontend ─► NAT ─► local pod, node, or out
 //! ```
 //!
+//! Before all of a packet's headers are read it gets a [`glance`], which settles most of
+//! those for a pod of this node.
+//!
 //! Invariant: a packet between pods of one node that needs no translation costs
 //! one look-up. What was rewritten is delivered or dropped, never passed half done.
 
+pub mod glance;
 mod outside;
 mod translate;
 mod unsendable;

@@ -5,13 +5,15 @@
 //! reached, so no header may lie there. Checksums are taken for finished; whoever
 //! asks for changes has made sure that they are.
 
-use core::{arch::asm, mem::size_of};
+use core::mem::size_of;
 
 use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_get_buff_len};
 use datapath::{
     abi::Family,
     packet::{AccessError, ChecksumOf, Packet, checksum},
 };
+
+use crate::words;
 
 /// Bytes of an Ethernet header.
 const ETHERNET: u32 = 14;
@@ -96,35 +98,6 @@ impl Frame {
     }
 }
 
-/// Loads a word in one go. An IP header begins two bytes after a multiple of four: to
-/// Rust its words are misaligned, to the kernel not, or the verifier would refuse them.
-///
-/// # Safety
-/// The pointer is to a word of the frame.
-#[inline(always)]
-unsafe fn load(at: *const u8) -> u32 {
-    let word: u64;
-    // SAFETY: the instruction only loads what the caller vouches for.
-    unsafe {
-        asm!("{word} = *(u32 *)({at} + 0)", at = in(reg) at, word = out(reg) word,
-             options(readonly, nostack, preserves_flags));
-    }
-    word as u32
-}
-
-/// Stores a word in one go, as [`load`] loads it.
-///
-/// # Safety
-/// As for [`load`].
-#[inline(always)]
-unsafe fn store(at: *mut u8, word: u32) {
-    // SAFETY: the instruction only stores where the caller vouches for.
-    unsafe {
-        asm!("*(u32 *)({at} + 0) = {word}", at = in(reg) at, word = in(reg) u64::from(word),
-             options(nostack, preserves_flags));
-    }
-}
-
 impl Packet for Frame {
     #[inline(always)]
     fn available(&self) -> u32 {
@@ -136,12 +109,17 @@ impl Packet for Frame {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
         let at = self.at(ETHERNET + offset, size_of::<[u32; N]>())?;
-        let mut words = [0; N];
-        for (i, word) in words.iter_mut().enumerate() {
+        let mut read = [0; N];
+        for (i, word) in read.iter_mut().enumerate() {
             // SAFETY: the pointer is to N words of the frame.
-            *word = unsafe { load(at.add(4 * i)) };
+            *word = unsafe { words::load(at.add(4 * i)) };
         }
-        Some(words)
+        Some(read)
+    }
+
+    #[inline(always)]
+    fn glance<const N: usize>(&self) -> Option<[u32; N]> {
+        self.read(0)
     }
 
     #[inline(always)]
@@ -149,7 +127,7 @@ impl Packet for Frame {
         let at = self.at(ETHERNET + offset, size_of::<[u32; N]>()).ok_or(AccessError)?;
         for (i, word) in words.into_iter().enumerate() {
             // SAFETY: the pointer is to N words of the frame.
-            unsafe { store(at.add(4 * i), word) };
+            unsafe { words::store(at.add(4 * i), word) };
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ mod skb;
 mod sockets;
 mod tables;
 mod traffic;
+mod words;
 mod xdp;
 
 #[panic_handler]

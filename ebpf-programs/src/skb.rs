@@ -20,6 +20,8 @@ use datapath::{
     },
 };
 
+use crate::words;
+
 /// Bytes of an Ethernet header.
 pub const ETHERNET: u32 = 14;
 
@@ -158,6 +160,25 @@ impl Packet for Skb {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
         self.load(ETHERNET + offset)
+    }
+
+    /// What lies in the linear part is read in place; headers nearly always do.
+    #[inline(always)]
+    fn glance<const N: usize>(&self) -> Option<[u32; N]> {
+        // SAFETY: the context is valid for the program's run.
+        let begin = unsafe { (&raw const (*self.0).data).read_volatile() } as usize;
+        // SAFETY: as above.
+        let end = unsafe { (&raw const (*self.0).data_end).read_volatile() } as usize;
+        let at = begin + ETHERNET as usize;
+        if at + size_of::<[u32; N]>() > end {
+            return None;
+        }
+        let mut read = [0; N];
+        for (i, word) in read.iter_mut().enumerate() {
+            // SAFETY: N words from there are before the end.
+            *word = unsafe { words::load((at as *const u8).add(4 * i)) };
+        }
+        Some(read)
     }
 
     #[inline(always)]

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use datapath::{
     abi::{DropReason, GATEWAY_MAC, PodValue},
-    paths::{self, Verdict, Work},
+    paths::{self, Verdict, Work, glance},
 };
 
 use crate::{
@@ -31,6 +31,8 @@ enum Hook {
     FromHeldPod,
     /// Egress of a pod's veth pair.
     ToPod,
+    /// Egress of a foreign pod's interface.
+    ToForeignPod,
     /// Egress of our device.
     FromHost,
     /// Egress of the loopback device.
@@ -43,7 +45,7 @@ enum Hook {
     ToOverlay,
 }
 
-/// Reads the headers, decides and performs. What isn't IP passes.
+/// Reads the headers, decides and performs; a glance may do. What isn't IP passes.
 #[inline(always)]
 fn run(ctx: &TcContext, hook: Hook, decide: impl FnOnce(&mut Skb, &mut Work)) -> i32 {
     let (mut skb, family) = Skb::new(ctx.skb.skb);
@@ -53,6 +55,15 @@ fn run(ctx: &TcContext, hook: Hook, decide: impl FnOnce(&mut Skb, &mut Work)) ->
     // other program run uses before this one has ended. All zero, as the kernel
     // made it, is a valid `Work`.
     let work = unsafe { &mut *work };
+    let settled = match hook {
+        Hook::FromPod | Hook::FromNetwork => glance::into_pod(&skb, family, work, &KernelTables),
+        Hook::ToPod => glance::to_pod(&skb, family, work, &KernelTables),
+        _ => false,
+    };
+    if settled {
+        let verdict = verdict_of(work);
+        return perform(&mut skb, hook, verdict);
+    }
     match work.read(&skb, family) {
         Ok(()) => decide(&mut skb, work),
         Err(reason) => return dropped(reason),
@@ -104,7 +115,7 @@ fn perform(skb: &mut Skb, hook: Hook, verdict: Verdict) -> i32 {
         (Verdict::Answer, Hook::FromNetwork) => back_to_network(skb),
         // Our device has no neighbours: frames on it are addressed to itself both ways.
         (Verdict::Answer | Verdict::Reroute, Hook::FromHost) => into_device(skb.ifindex()),
-        (Verdict::Answer, Hook::FromHeldPod | Hook::ToPod | Hook::ToNetwork | Hook::ToOverlay) => {
+        (Verdict::Answer, Hook::FromHeldPod | Hook::ToPod | Hook::ToForeignPod | Hook::ToNetwork | Hook::ToOverlay) => {
             dropped(DropReason::RejectFailed)
         }
         (Verdict::Answer | Verdict::Reroute, _) => reroute(skb),
@@ -220,7 +231,7 @@ pub fn to_pod(ctx: TcContext) -> i32 {
 /// Egress of the interface of a pod that another CNI plugin wired.
 #[classifier]
 pub fn to_foreign_pod(ctx: TcContext) -> i32 {
-    run(&ctx, Hook::ToPod, |skb, work| paths::to_foreign_pod(skb, work, &mut KernelTables))
+    run(&ctx, Hook::ToForeignPod, |skb, work| paths::to_foreign_pod(skb, work, &mut KernelTables))
 }
 
 /// Whether the node itself made the packet: it came in by no interface, or by

@@ -84,7 +84,9 @@ fn service(cluster: &Cluster, pods: &[Pod]) -> Service {
 /// The node's NodePorts in both families.
 fn node_ports(node: &Node) -> Vec<(Transport, SocketAddr)> {
     let ports = [(Transport::Tcp, NODE_PORT_TCP), (Transport::Udp, NODE_PORT_UDP)];
-    let at = |(transport, port)| node.addresses().into_iter().map(move |address| (transport, SocketAddr::new(address, port)));
+    let at = |(transport, port)| {
+        node.addresses().into_iter().map(move |address| (transport, SocketAddr::new(address, port)))
+    };
     ports.into_iter().flat_map(at).collect()
 }
 

@@ -33,6 +33,10 @@ impl PodValue {
     /// Somebody's queueing discipline is at the node's end of the pair: what goes to the
     /// pod has to pass by it, on the interface's egress.
     pub const SHAPED: u32 = 1 << 1;
+
+    /// All of [`PodValue::client_bit`].
+    pub const CLIENT_BITS: u32 = 0xffff;
+
     /// The bit for an IP protocol of which something has been a client.
     #[inline(always)]
     pub const fn client_bit(protocol: u8) -> u32 {

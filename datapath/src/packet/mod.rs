@@ -23,6 +23,10 @@ pub trait Packet {
     /// `N` 32-bit words from `offset`, in the byte order of the packet.
     fn read<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
 
+    /// The first `N` words where a look at them costs next to nothing; `None` says nothing
+    /// of the packet.
+    fn glance<const N: usize>(&self) -> Option<[u32; N]>;
+
     /// Writes `N` words, in the byte order of the packet.
     fn write<const N: usize>(&mut self, offset: u32, words: [u32; N]) -> Result<(), AccessError>;
 

@@ -7,7 +7,7 @@ use std::fmt;
 
 use datapath::{
     memory::{MemoryPacket, MemoryTables},
-    paths::{self, Verdict, Work},
+    paths::{self, Verdict, Work, glance},
     tables::Tables,
 };
 
@@ -49,6 +49,18 @@ pub fn judge<T: Tables>(program: Program, tables: &mut T, frame: &Frame) -> (Ver
     let Some(family) = frame.family() else { return (Verdict::Pass, frame.packet.clone()) };
     let mut packet = MemoryPacket(frame.packet.clone());
     let mut work = Work::EMPTY;
+    let settled = match program {
+        Program::FromPod | Program::FromNetwork | Program::FromOverlay => {
+            glance::into_pod(&packet, family, &mut work, tables)
+        }
+        Program::NodeToPod | Program::DeviceToPod | Program::ForwardedToPod => {
+            glance::to_pod(&packet, family, &mut work, tables)
+        }
+        _ => false,
+    };
+    if settled {
+        return (work.verdict, packet.0);
+    }
     match work.read(&packet, family) {
         Err(reason) => work.verdict = Verdict::Drop(reason),
         Ok(()) => match program {

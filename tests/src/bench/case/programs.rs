@@ -92,6 +92,7 @@ fn load(arena: &Arena) -> Result<Ebpf> {
         match program {
             Program::SchedClassifier(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
+            Program::CgroupSock(program) => program.load(),
             Program::Xdp(program) => program.load(),
             other => bail!("{name} is a {:?} program, of which this benchmark knows nothing", other.prog_type()),
         }

@@ -72,7 +72,8 @@ fn tables() -> MemoryTables {
         .with(service(protocol::TCP), &[(Place::RemotePod, PORT)])
         .with(service(protocol::UDP), &[(Place::RemotePod, PORT)]);
     let tables = &mut world.tables;
-    (tables.node.snat_port_first, tables.node.snat_port_last) = (61_000, 65_535);
+    // More ports than there are runs that each begin a flow.
+    (tables.node.snat_port_first, tables.node.snat_port_last) = (45_000, 65_535);
     for family in FAMILIES {
         let whole =
             FrontendValue { flags: FrontendValue::NODE_PORTS | FrontendValue::PASS_UNUSED, ..Default::default() };
@@ -108,7 +109,7 @@ fn go_in_circles(tables: &mut MemoryTables, family: Family, number: u8) {
         service: 1,
         backend: id,
         generation: 1,
-        flags: FlowValue::ESTABLISHED,
+        flags: FlowValue::ESTABLISHED | FlowValue::OUT,
         last_seen: (tables.now / 1_000_000_000) as u32,
     };
     let (forward, circle) = (becomes(&back), becomes(&there));
