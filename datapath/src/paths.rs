@@ -89,8 +89,11 @@ impl Work {
     /// The reason for which a packet like this is dropped.
     #[inline(never)]
     pub fn read<P: Packet>(&mut self, packet: &P, family: Family) -> Result<(), DropReason> {
-        self.headers = Headers::EMPTY;
         self.changes = Changes::NONE;
+        if headers::parse_plain(packet, family, &mut self.headers) {
+            return Ok(());
+        }
+        self.headers = Headers::EMPTY;
         headers::parse(packet, family, &mut self.headers)
     }
 }

@@ -67,6 +67,29 @@ pub struct Found {
     pub service: u32,
 }
 
+/// [`find`], of packets like most: those in which there is nothing to note, and whose
+/// flow goes on. `None` says nothing.
+#[inline(always)]
+pub fn find_steady<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, becomes: &mut Ends) -> Option<Found> {
+    const NOT_STEADY: u8 = tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST;
+    let asked = match headers.transport {
+        Transport::Tcp(flags) if flags & NOT_STEADY == 0 => FlowValue::ESTABLISHED,
+        Transport::Udp => 0,
+        _ => return None,
+    };
+    let now = seconds(tables);
+    let passed = tables.flow(key, |flow| {
+        let steady = flow.last_seen == now && flow.flags & (asked | FlowValue::CLOSING) == asked;
+        *becomes = ends(flow);
+        let (service, backend, generation) = (flow.service, flow.backend, flow.generation);
+        steady.then_some(Passed { flags: flow.flags, service, backend, generation, idle: 0 })
+    })??;
+    let reverse = passed.flags & FlowValue::REVERSE != 0;
+    // As `goes_on` for what was idle for no second.
+    let alive = reverse || asked != 0 || passed.service == 0 || backend_lives(tables, &passed);
+    alive.then_some(Found { reverse, out: passed.flags & FlowValue::OUT != 0, ended: false, service: passed.service })
+}
+
 /// Looks a packet's flow up, notes that it passed, and fills in what it becomes.
 /// Asked again about the same packet, it answers the same.
 ///
@@ -200,6 +223,11 @@ fn is_alive<T: Tables>(tables: &T, passed: &Passed, back: &FlowKey) -> bool {
     if passed.service == 0 {
         return passed.idle == 0 || tables.frontend(&FrontendKey::whole_address(back.src)).is_none();
     }
+    backend_lives(tables, passed)
+}
+
+#[inline(always)]
+fn backend_lives<T: Tables>(tables: &T, passed: &Passed) -> bool {
     tables
         .backend(passed.backend)
         .is_some_and(|backend| backend.generation == passed.generation && backend.flags & Backend::ALIVE != 0)

@@ -155,6 +155,88 @@ pub fn parse<P: Packet>(packet: &P, family: Family, headers: &mut Headers) -> Re
     parse_transport(packet, headers)
 }
 
+/// What [`parse`] does, for packets like most, at less cost: all of a TCP segment or UDP
+/// datagram right behind the IP header, at hand for a glance. False: it is another, or
+/// one to be dropped, and `headers` say nothing.
+#[inline(always)]
+pub fn parse_plain<P: Packet>(packet: &P, family: Family, headers: &mut Headers) -> bool {
+    let bare = match family {
+        Family::V4 => plain_v4(packet, headers),
+        Family::V6 => plain_v6(packet, headers),
+    };
+    let Some(bare) = bare else { return false };
+    headers.family = family;
+    headers.l4 = bare;
+    headers.fragment = Fragment::Whole;
+    let segment = headers.total_len.wrapping_sub(bare);
+    if headers.total_len > packet.available() || headers.total_len < bare + UDP_MIN {
+        return false;
+    }
+    if headers.protocol == protocol::UDP {
+        headers.transport = Transport::Udp;
+        headers.opens = false;
+        return true;
+    }
+    let flags = match family {
+        Family::V4 => packet.glance().map(|[.., word]: [u32; 9]| word),
+        Family::V6 => packet.glance().map(|[.., word]: [u32; 14]| word),
+    };
+    let Some(flags) = flags else { return false };
+    let flags = u32::from_be(flags) >> 16;
+    let header_len = (flags >> 12) * 4;
+    set_tcp_flags(headers, flags as u8);
+    (TCP_MIN..=segment).contains(&header_len)
+}
+
+/// Reads an IPv4 header without options and the ports; `None`: there is more to it.
+#[inline(always)]
+fn plain_v4<P: Packet>(packet: &P, headers: &mut Headers) -> Option<u32> {
+    let [first, identification, ttl_protocol, src, dst, ports]: [u32; 6] = packet.glance()?;
+    let (first, identification) = (u32::from_be(first), u32::from_be(identification));
+    let ttl_protocol = u32::from_be(ttl_protocol);
+    headers.protocol = (ttl_protocol >> 16) as u8;
+    if first >> 24 != 0x45 || identification & 0x3fff != 0 || !is_plain(headers.protocol) {
+        return None;
+    }
+    headers.src = Addr::v4(src);
+    headers.dst = Addr::v4(dst);
+    (headers.src_port, headers.dst_port) = split_ports(ports);
+    headers.hops = (ttl_protocol >> 24) as u8;
+    headers.total_len = first & 0xffff;
+    headers.fragment_id = identification >> 16;
+    headers.fragment_protocol = headers.protocol;
+    Some(20)
+}
+
+/// The same of IPv6.
+#[inline(always)]
+fn plain_v6<P: Packet>(packet: &P, headers: &mut Headers) -> Option<u32> {
+    let [first, length_next, s0, s1, s2, s3, d0, d1, d2, d3, ports]: [u32; 11] = packet.glance()?;
+    let length_next = u32::from_be(length_next);
+    headers.protocol = (length_next >> 8) as u8;
+    if u32::from_be(first) >> 28 != 6 || !is_plain(headers.protocol) {
+        return None;
+    }
+    headers.src = Addr::v6([s0, s1, s2, s3]);
+    headers.dst = Addr::v6([d0, d1, d2, d3]);
+    (headers.src_port, headers.dst_port) = split_ports(ports);
+    headers.hops = length_next as u8;
+    headers.total_len = (length_next >> 16) + 40;
+    headers.fragment_id = 0;
+    headers.fragment_protocol = 0;
+    Some(40)
+}
+
+const fn is_plain(protocol: u8) -> bool {
+    matches!(protocol, protocol::TCP | protocol::UDP)
+}
+
+#[inline(always)]
+fn set_tcp_flags(headers: &mut Headers, flags: u8) {
+    headers.transport = Transport::Tcp(flags);
+    headers.opens = flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN;
+}
+
 /// Reads the headers that an ICMP error at `start` quotes: the quote is cut
 /// short, so lengths aren't checked, and of the transport only ports are read.
 ///
@@ -337,9 +419,7 @@ fn parse_transport<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), D
             if header_len < TCP_MIN || header_len > segment {
                 return Err(DropReason::Malformed);
             }
-            let flags = flags as u8;
-            headers.transport = Transport::Tcp(flags);
-            headers.opens = flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN;
+            set_tcp_flags(headers, flags as u8);
         }
         protocol::UDP => headers.transport = Transport::Udp,
         _ => {

@@ -42,6 +42,52 @@ pub fn rewrite<P: Packet>(packet: &mut P, headers: &mut Headers, ends: &Ends) ->
     Ok(())
 }
 
+/// What [`rewrite`] and, with `hop`, [`take_hop`] make of a packet that
+/// [`super::headers::parse_plain`] reads and whose checksum is finished, in one go.
+///
+/// # Errors
+/// As for [`rewrite`].
+#[inline(never)]
+pub fn rewrite_finished<P: Packet>(
+    packet: &mut P,
+    headers: &mut Headers,
+    ends: &Ends,
+    hop: bool,
+) -> Result<(), AccessError> {
+    let hops = headers.hops.wrapping_sub(u8::from(hop));
+    let (addresses, l4) = match headers.family {
+        Family::V4 => {
+            let [old, src, dst] = packet.read(8).ok_or(AccessError)?;
+            let addresses = Change::NONE.word(src, ends.src.v4_word()).word(dst, ends.dst.v4_word());
+            let [ttl, protocol, a, b] = old.to_ne_bytes();
+            let pair = |ttl| u32::from(u16::from_ne_bytes([ttl, protocol]));
+            let change = addresses.word(pair(ttl), pair(hops));
+            let [a, b] = checksum::update(u16::from_ne_bytes([a, b]), change.sum()).to_ne_bytes();
+            let new = u32::from_ne_bytes([hops, protocol, a, b]);
+            packet.write(8, [new, ends.src.v4_word(), ends.dst.v4_word()])?;
+            (addresses, 20)
+        }
+        Family::V6 => {
+            let [old, s0, s1, s2, s3, d0, d1, d2, d3]: [u32; 9] = packet.read(4).ok_or(AccessError)?;
+            let [a, b, next, _] = old.to_ne_bytes();
+            let ([e0, e1, e2, e3], [f0, f1, f2, f3]) = (ends.src.0, ends.dst.0);
+            packet.write(4, [u32::from_ne_bytes([a, b, next, hops]), e0, e1, e2, e3, f0, f1, f2, f3])?;
+            let (from, to) = ([s0, s1, s2, s3, d0, d1, d2, d3], [e0, e1, e2, e3, f0, f1, f2, f3]);
+            (Change::NONE.words(from, to), 40)
+        }
+    };
+    let udp = headers.protocol == protocol::UDP;
+    let of = ChecksumOf { pseudo_header: false, zero_is_none: udp, v6: headers.family == Family::V6 };
+    let to = join_ports(ends.src_port, ends.dst_port);
+    let change = addresses.word(join_ports(headers.src_port, headers.dst_port), to);
+    packet.adjust_checksum(l4 + if udp { 6 } else { 16 }, change.sum(), of)?;
+    packet.write(l4, [to])?;
+    headers.hops = hops;
+    (headers.src, headers.dst) = (ends.src, ends.dst);
+    (headers.src_port, headers.dst_port) = (ends.src_port, ends.dst_port);
+    Ok(())
+}
+
 /// Takes one from the hops that the packet may still make.
 ///
 /// # Errors

@@ -31,7 +31,7 @@ pub(super) struct Member {
     /// It goes out by the network, see [`FlowValue::OUT`].
     pub out: bool,
     /// It is the last.
-    ended: bool,
+    pub ended: bool,
     /// It is an ICMP error about a packet of the flow, by which it travels back.
     is_error: bool,
     /// Which the error quotes.
@@ -42,6 +42,11 @@ impl Member {
     /// In none.
     pub const NONE: Self =
         Self { service: 0, reverse: false, out: false, ended: false, is_error: false, quote: Quote::EMPTY };
+
+    #[inline(always)]
+    fn of(Found { reverse, out, ended, service }: Found) -> Self {
+        Self { service, reverse, out, ended, ..Self::NONE }
+    }
 }
 
 /// Translates a packet of a tracked flow, or of a new one to a frontend; false: it is
@@ -193,7 +198,7 @@ pub(super) fn write<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, table
 /// # Errors
 /// It could not be rewritten, and may be half written.
 #[inline(always)]
-pub(super) fn apply<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) -> Result<(), AccessError> {
+fn apply<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) -> Result<(), AccessError> {
     if work.member.ended {
         track::end(tables, &work.key, &work.ends);
     }
@@ -332,6 +337,15 @@ fn find_quoted<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T
     found.is_some()
 }
 
+/// Finds the flow of a packet of which nothing is to be noted. False says nothing.
+#[inline(always)]
+pub(super) fn find_steady<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
+    work.key = work.headers.flow();
+    let Some(found) = track::find_steady(tables, &work.headers, &work.key, &mut work.ends) else { return false };
+    work.member = Member::of(found);
+    true
+}
+
 /// Finds the packet's flow. A later fragment has the ports that its first one had.
 #[inline(always)]
 pub(super) fn find_flow<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
@@ -346,8 +360,7 @@ pub(super) fn find_flow<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
     }
     work.key = headers.flow();
     let Some(found) = track::find(tables, headers, &work.key, &mut work.ends) else { return false };
-    let Found { reverse, out, ended, service } = found;
-    work.member = Member { service, reverse, out, ended, ..Member::NONE };
+    work.member = Member::of(found);
     remember_fragment(headers, tables);
     true
 }

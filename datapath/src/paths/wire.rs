@@ -2,8 +2,8 @@
 //! buffer of it.
 //!
 //! Invariant: a packet is taken on wholly or left untouched for
-//! [`super::from_network`], which judges it by the same decisions. Taken on are whole
-//! packets of translated flows that go into a pod of this node or out again by the
+//! [`super::from_network`], which judges it by the same decisions. Taken on are
+//! packets of translated TCP and UDP flows that go into a pod of this node or out again by the
 //! wire. Where out is, the caller knows, and is asked before anything is changed that
 //! asking again would not change in the same way.
 
@@ -16,10 +16,11 @@ use crate::{
     masquerade::Sender,
     packet::{
         Packet, checksum,
-        headers::{Fragment, Headers, Transport},
+        headers::{self, Headers, Transport},
         rewrite::{self, Ends},
     },
     tables::Tables,
+    track,
 };
 
 /// What became of a packet.
@@ -53,10 +54,10 @@ pub fn from_wire<P: Packet, T: Tables>(
     tables: &mut T,
     way_out: impl FnOnce(&Headers, &Ends) -> bool,
 ) -> Taken {
-    if work.read(packet, family).is_err() || names_loopback(&work.headers) || !is_plain(packet, &work.headers) {
+    if !reads(packet, family, work) {
         return Taken::Untouched;
     }
-    let begins = !translate::find_flow(work, tables);
+    let begins = !is_known(work, tables);
     if begins {
         if translate::prepare(work, tables, Sender::Network) != Prepared::Flow {
             return Taken::Untouched;
@@ -67,14 +68,29 @@ pub fn from_wire<P: Packet, T: Tables>(
     if place == Taken::Untouched || begins && translate::open(work, tables).is_err() {
         return Taken::Untouched;
     }
+    if work.member.ended {
+        track::end(tables, &work.key, &work.ends);
+    }
     // All that is written has been read, so this doesn't fail.
-    if translate::apply(packet, work, tables).is_err() {
-        return Taken::Untouched;
+    match rewrite::rewrite_finished(packet, &mut work.headers, &work.ends, place == Taken::Out) {
+        Ok(()) => place,
+        Err(_) => Taken::Untouched,
     }
-    if place == Taken::Out && rewrite::take_hop(packet, &mut work.headers).is_err() {
-        return Taken::Untouched;
-    }
-    place
+}
+
+/// Reads the headers of a packet that is translated here: one like most, whose checksum is
+/// finished. (By itself, since the kernel's stack is small.)
+#[inline(never)]
+fn reads<P: Packet>(packet: &P, family: Family, work: &mut Work) -> bool {
+    headers::parse_plain(packet, family, &mut work.headers)
+        && !names_loopback(&work.headers)
+        && !is_partial(packet, &work.headers)
+}
+
+/// Finds the packet's flow. (By itself, so that the verifier walks on once.)
+#[inline(never)]
+fn is_known<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
+    translate::find_steady(work, tables) || translate::find_flow(work, tables)
 }
 
 /// Where the packet goes with its new ends, if it is not for others to bring it there.
@@ -90,37 +106,18 @@ fn place<T: Tables>(work: &Work, tables: &T, way_out: impl FnOnce(&Headers, &End
     }
 }
 
-/// Whether the packet is one that is translated here: all of a TCP, UDP or SCTP
-/// packet without IP options, whose checksum is finished.
-#[inline(always)]
-fn is_plain<P: Packet>(packet: &P, headers: &Headers) -> bool {
-    let bare = match headers.family {
-        Family::V4 => 20,
-        Family::V6 => 40,
-    };
-    if headers.fragment != Fragment::Whole || headers.l4 != bare {
-        return false;
-    }
-    match headers.transport {
-        Transport::Tcp(_) => !is_partial(packet, headers, bare + 16),
-        Transport::Udp => !is_partial(packet, headers, bare + 6),
-        // A checksum of 0 is left to the network card.
-        Transport::Sctp => packet.read(bare + 8).is_some_and(|[checksum]: [u32; 1]| checksum != 0),
-        _ => false,
-    }
-}
-
 /// Whether the checksum may hold the pseudo-header's sum only, the rest being left to
 /// a network card: so it is in packets that never were on a wire. Of finished
 /// checksums, two in 65,536 look the same.
 #[inline(always)]
-fn is_partial<P: Packet>(packet: &P, headers: &Headers, at: u32) -> bool {
-    // The checksum is in the first half of a word of TCP's, in the second of UDP's.
-    let Some([word]) = packet.read(at & !3) else { return true };
+fn is_partial<P: Packet>(packet: &P, headers: &Headers) -> bool {
+    let is_udp = headers.transport == Transport::Udp;
+    // It is in the first half of a word of TCP's, in the second of UDP's.
+    let Some([word]) = packet.read(headers.l4 + if is_udp { 4 } else { 16 }) else { return true };
     let [a, b, c, d] = u32::to_ne_bytes(word);
-    let found = if at & 3 == 0 { [a, b] } else { [c, d] };
+    let found = if is_udp { [c, d] } else { [a, b] };
     let found = u32::from(u16::from_ne_bytes(found));
-    if found == 0 && headers.transport == Transport::Udp {
+    if found == 0 && is_udp {
         return false;
     }
     let partial = checksum::pseudo_header(headers, headers.total_len - headers.l4, headers.protocol);
