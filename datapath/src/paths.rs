@@ -148,9 +148,12 @@ fn direct_from_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables
     {
         return;
     }
-    let kind = tables.network_kind(&work.headers.dst);
-    if kind == NetworkValue::PODS {
-        return to_other_node(work, tables);
+    let mut kind = 0;
+    if let Some(network) = tables.network(&work.headers.dst) {
+        kind = network.kind;
+        if kind == NetworkValue::PODS {
+            return to_other_node(work, network);
+        }
     }
     if translate::begin(packet, work, tables, Sender::Pod) {
         return;
@@ -158,7 +161,10 @@ fn direct_from_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables
     match kind {
         NetworkValue::SERVICE => work.verdict = Verdict::Drop(DropReason::UnknownClusterIp),
         // The network between the nodes need not carry pods' addresses.
-        NetworkValue::PEER => to_other_node(work, tables),
+        NetworkValue::PEER => match tables.network(&work.headers.dst) {
+            Some(network) => to_other_node(work, network),
+            None => work.verdict = Verdict::Pass,
+        },
         0 => outside::leave(work, tables),
         _ => work.verdict = Verdict::Pass,
     }
@@ -282,9 +288,15 @@ pub fn to_overlay<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables:
     if work.verdict != Verdict::Pass || work.headers.dst.is_group() {
         return;
     }
-    match tables.network(&work.headers.dst) {
-        Some(network) if !network.tunnel.is_unspecified() => work.verdict = Verdict::Tunnel(network.tunnel),
-        _ => work.verdict = Verdict::Drop(DropReason::NoTunnel),
+    tunnel(&work.headers.dst, &mut work.verdict, tables);
+}
+
+/// Into the tunnel to an address.
+#[inline(always)]
+fn tunnel<T: Tables>(dst: &Addr, verdict: &mut Verdict, tables: &T) {
+    match tables.network(dst) {
+        Some(network) if !network.tunnel.is_unspecified() => *verdict = Verdict::Tunnel(network.tunnel),
+        _ => *verdict = Verdict::Drop(DropReason::NoTunnel),
     }
 }
 
@@ -301,16 +313,22 @@ fn deliver<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T
     }
 }
 
-/// To another node or a pod of it, past the stack if it is reached by the overlay. Where it
-/// isn't, the stack routes as it would without us.
+/// To another node or a pod of it, past the stack, whether the overlay or the node's routes
+/// lead there. A packet whose hops run out is the stack's, which tells its sender.
 #[inline(always)]
-fn to_other_node<T: Tables>(work: &mut Work, tables: &T) {
+fn to_other_node(work: &mut Work, network: &NetworkValue) {
     work.verdict = Verdict::Pass;
-    let Some(network) = tables.network(&work.headers.dst) else { return };
-    if !network.tunnel.is_unspecified() && work.headers.hops > 1 {
-        work.verdict = Verdict::Tunnel(network.tunnel);
-        work.changes.hops = true;
+    if work.headers.hops <= 1 {
+        return;
     }
+    if !network.tunnel.is_unspecified() {
+        work.verdict = Verdict::Tunnel(network.tunnel);
+    } else if network.kind == NetworkValue::PODS {
+        work.verdict = Verdict::Forward;
+    } else {
+        return;
+    }
+    work.changes.hops = true;
 }
 
 /// Whether an end is an address by which a host names itself. Coming from elsewhere, such

@@ -43,6 +43,8 @@ enum Hook {
     ToNetwork,
     /// Egress of the overlay's device.
     ToOverlay,
+    /// The same, of what the node has not made itself.
+    ForwardedToOverlay,
 }
 
 /// Reads the headers, decides and performs; a glance may do. What isn't IP passes.
@@ -58,6 +60,7 @@ fn run(ctx: &TcContext, hook: Hook, decide: impl FnOnce(&mut Skb, &mut Work)) ->
     let settled = match hook {
         Hook::FromPod | Hook::FromNetwork => glance::into_pod(&skb, family, work, &KernelTables),
         Hook::ToPod => glance::to_pod(&skb, family, work, &KernelTables),
+        Hook::ForwardedToOverlay => glance::to_overlay(&skb, family, work, &KernelTables),
         _ => false,
     };
     if settled {
@@ -115,14 +118,22 @@ fn perform(skb: &mut Skb, hook: Hook, verdict: Verdict) -> i32 {
         (Verdict::Answer, Hook::FromNetwork) => back_to_network(skb),
         // Our device has no neighbours: frames on it are addressed to itself both ways.
         (Verdict::Answer | Verdict::Reroute, Hook::FromHost) => into_device(skb.ifindex()),
-        (Verdict::Answer, Hook::FromHeldPod | Hook::ToPod | Hook::ToForeignPod | Hook::ToNetwork | Hook::ToOverlay) => {
-            dropped(DropReason::RejectFailed)
-        }
+        (
+            Verdict::Answer,
+            Hook::FromHeldPod
+            | Hook::ToPod
+            | Hook::ToForeignPod
+            | Hook::ToNetwork
+            | Hook::ToOverlay
+            | Hook::ForwardedToOverlay,
+        ) => dropped(DropReason::RejectFailed),
         (Verdict::Answer | Verdict::Reroute, _) => reroute(skb),
-        (Verdict::Tunnel(end), Hook::ToOverlay) => match (route::tunnel(skb, end), skb.address_to(GATEWAY_MAC)) {
-            (Ok(()), Ok(())) => PASS,
-            _ => dropped(DropReason::NoTunnel),
-        },
+        (Verdict::Tunnel(end), Hook::ToOverlay | Hook::ForwardedToOverlay) => {
+            match (route::tunnel(skb, end), skb.address_to(GATEWAY_MAC)) {
+                (Ok(()), Ok(())) => PASS,
+                _ => dropped(DropReason::NoTunnel),
+            }
+        }
         (Verdict::Tunnel(_), _) => match maps::NODE_CONFIG.get(0) {
             // The stack's routes lead to the same place, and it tells the sender of the MTU.
             Some(node) if !route::fits(skb, node.overlay_ifindex) => PASS,
@@ -286,6 +297,8 @@ pub fn to_network(ctx: TcContext) -> i32 {
 /// Egress of the overlay's device.
 #[classifier]
 pub fn to_overlay(ctx: TcContext) -> i32 {
-    let from_node = is_from_node(&ctx);
-    run(&ctx, Hook::ToOverlay, |skb, work| paths::to_overlay(skb, work, &mut KernelTables, from_node))
+    if is_from_node(&ctx) {
+        return run(&ctx, Hook::ToOverlay, |skb, work| paths::to_overlay(skb, work, &mut KernelTables, true));
+    }
+    run(&ctx, Hook::ForwardedToOverlay, |skb, work| paths::to_overlay(skb, work, &mut KernelTables, false))
 }

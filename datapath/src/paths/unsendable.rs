@@ -37,7 +37,8 @@ pub fn unsendable<P: Packet>(packet: &mut P, work: &mut Work, trouble: Trouble) 
     }
     // A Service's packet means nothing to the stack; a pod's own, of no Service, it refuses
     // by what its routes say.
-    if trouble == Trouble::NoRoute && work.member.service != 0 {
+    let of_service = work.changes.ends && work.member.service != 0;
+    if trouble == Trouble::NoRoute && of_service {
         return;
     }
     if give_back(packet, work).is_err() {
@@ -56,7 +57,9 @@ pub fn unsendable<P: Packet>(packet: &mut P, work: &mut Work, trouble: Trouble) 
 
 #[inline(always)]
 fn give_back<P: Packet>(packet: &mut P, work: &mut Work) -> Result<(), AccessError> {
-    rewrite::rewrite(packet, &mut work.headers, &work.came_with)?;
+    if work.changes.ends {
+        rewrite::rewrite(packet, &mut work.headers, &work.came_with)?;
+    }
     let hops = work.headers.hops.wrapping_add(1);
     rewrite::set_hops(packet, &mut work.headers, hops)
 }

@@ -56,6 +56,7 @@ pub fn judge<T: Tables>(program: Program, tables: &mut T, frame: &Frame) -> (Ver
         Program::NodeToPod | Program::DeviceToPod | Program::ForwardedToPod => {
             glance::to_pod(&packet, family, &mut work, tables)
         }
+        Program::ForwardedToOverlay => glance::to_overlay(&packet, family, &mut work, tables),
         _ => false,
     };
     if settled {

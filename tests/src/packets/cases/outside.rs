@@ -155,7 +155,8 @@ fn to_known_networks(protocol: u8, family: Family) -> Case {
     let to = |place: Place| opening(protocol, client, place.at(family, WEB));
     let name = format!("within the cluster nothing is masqueraded: {}", name(protocol, family));
     Case::new(name, world())
-        .same(FromPod, to(Place::RemotePod), Pass)
+        .packet(FromPod, to(Place::RemotePod), Forward, to(Place::RemotePod).hop())
+        .same(FromPod, to(Place::RemotePod).hops(1), Pass)
         .packet(FromPod, to(Place::TunnelPod), Tunnel(Place::Peer), to(Place::TunnelPod).hop())
         .same(FromPod, to(Place::TunnelPod).hops(1), Pass)
         .same(FromPod, to(Place::Node), Pass)
