@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
@@ -23,6 +23,7 @@ pub struct Dial<'a> {
     address: SocketAddr,
     style: Style,
     timeout: Duration,
+    source: Option<IpAddr>,
     port: u16,
     pause: Duration,
 }
@@ -36,6 +37,7 @@ impl<'a> Dial<'a> {
             address,
             style: Style::Fresh,
             timeout: Duration::from_secs(2),
+            source: None,
             port: 0,
             pause: Duration::ZERO,
         }
@@ -55,7 +57,14 @@ impl<'a> Dial<'a> {
         self
     }
 
-    /// The client's own UDP port.
+    /// The client's own address.
+    #[must_use]
+    pub fn source(mut self, source: IpAddr) -> Self {
+        self.source = Some(source);
+        self
+    }
+
+    /// The client's own port.
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
         self.port = port;
@@ -118,6 +127,7 @@ impl<'a> Dial<'a> {
         command.arg(role).arg(self.transport.to_string()).arg(self.address.to_string());
         command.args(["--style", &self.style.to_string(), "--port", &self.port.to_string()]);
         command.args(["--timeout", &self.timeout.as_millis().to_string()]);
+        command.args(self.source.map(|source| format!("--source={source}")));
         command
     }
 }

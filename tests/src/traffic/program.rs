@@ -1,6 +1,10 @@
 //! The program `traffic`: its command line.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand};
 
@@ -58,15 +62,18 @@ struct TargetArguments {
     /// Milliseconds to wait for a connection, and for an answer
     #[arg(long, default_value_t = 2000)]
     timeout: u64,
-    /// The client's own UDP port
+    /// The client's own address
+    #[arg(long)]
+    source: Option<IpAddr>,
+    /// The client's own port
     #[arg(long, default_value_t = 0)]
     port: u16,
 }
 
 impl From<TargetArguments> for Target {
     fn from(arguments: TargetArguments) -> Self {
-        let TargetArguments { transport, address, style, timeout, port } = arguments;
-        Self { transport, address, style, timeout: Duration::from_millis(timeout), port }
+        let TargetArguments { transport, address, style, timeout, source, port } = arguments;
+        Self { transport, address, style, timeout: Duration::from_millis(timeout), source, port }
     }
 }
 
