@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
+
 use super::{Attempt, LoadReport, Outcome, Place, Style, Transport, program_path};
 use crate::{sandbox, wait};
 
@@ -120,6 +122,21 @@ impl<'a> Dial<'a> {
         let load = Load { child, stdin: Some(stdin), latest, reader: Some(reader) };
         load.wait_for_more(1);
         load
+    }
+
+    /// Asks for a path over HTTP: the status, and the body, which is JSON.
+    ///
+    /// # Errors
+    /// Why there is no such answer.
+    pub fn get(self, path: &str) -> Result<(u16, Value), String> {
+        let output = sandbox::output(self.command("get").arg(path), "");
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        let answer: Value = parse(String::from_utf8_lossy(&output.stdout).trim());
+        let status = answer["status"].as_u64().and_then(|status| status.try_into().ok());
+        let body = serde_json::from_str(answer["body"].as_str().unwrap_or_default()).ok();
+        status.zip(body).ok_or_else(|| answer.to_string())
     }
 
     fn command(&self, role: &str) -> Command {

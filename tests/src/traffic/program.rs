@@ -40,6 +40,13 @@ enum Role {
         #[command(flatten)]
         target: TargetArguments,
     },
+    /// Ask for a path over HTTP and report status and body
+    Get {
+        #[command(flatten)]
+        target: TargetArguments,
+        /// The path
+        path: String,
+    },
     /// Ask over and over until stdin ends, reporting the sums ten times a second
     Load {
         #[command(flatten)]
@@ -83,6 +90,7 @@ pub fn main() -> ExitCode {
         Role::Serve { name, listen } => server::serve(&name, &listen),
         Role::Dial { target, count } => dial::dial(target.into(), count),
         Role::Session { target } => dial::session(target.into()),
+        Role::Get { target, path } => dial::get(target.into(), &path),
         Role::Load { target, pause } => load::load(target.into(), Duration::from_micros(pause)),
     };
     match result {

@@ -35,7 +35,7 @@ impl Target {
 
     /// A TCP connection. Its port may be one whose last connection, to somebody else, isn't
     /// forgotten yet.
-    fn connect(&self) -> io::Result<TcpStream> {
+    pub fn connect(&self) -> io::Result<TcpStream> {
         let socket = RawSocket::new(Domain::for_address(self.address), Type::STREAM, None)?;
         if self.source.is_some() || self.port != 0 {
             socket.set_reuse_address(true)?;
