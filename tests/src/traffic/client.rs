@@ -149,6 +149,16 @@ impl<'a> Dial<'a> {
     }
 }
 
+/// Sends so many SYNs or datagrams over IPv4, from any address and port; from another for each if none
+/// is given.
+#[track_caller]
+pub fn forge(place: &dyn Place, transport: Transport, from: Option<SocketAddr>, to: SocketAddr, count: u64) {
+    let mut command = place.command(&program_path());
+    command.arg("forge").args([transport.to_string(), to.to_string(), count.to_string()]);
+    command.args(from.map(|from| format!("--from={from}")));
+    sandbox::run(&mut command, "");
+}
+
 #[track_caller]
 fn spawn(command: &mut Command) -> (Child, ChildStdin, BufReader<ChildStdout>) {
     command.stdin(Stdio::piped()).stdout(Stdio::piped());

@@ -8,7 +8,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-use super::{Style, Transport, dial, load, server, socket::Target};
+use super::{Style, Transport, dial, forge, load, server, socket::Target};
 
 #[derive(Parser)]
 #[command(name = "traffic", about = "Sockets for Fairlead's tests: every answer and report is one line of JSON")]
@@ -46,6 +46,18 @@ enum Role {
         target: TargetArguments,
         /// The path
         path: String,
+    },
+    /// Send SYNs or datagrams with any source, over IPv4
+    Forge {
+        /// tcp or udp
+        transport: Transport,
+        /// ADDRESS:PORT
+        to: SocketAddr,
+        /// How many
+        count: u64,
+        /// The source; another one for each packet if none is given
+        #[arg(long)]
+        from: Option<SocketAddr>,
     },
     /// Ask over and over until stdin ends, reporting the sums ten times a second
     Load {
@@ -90,6 +102,7 @@ pub fn main() -> ExitCode {
         Role::Serve { name, listen } => server::serve(&name, &listen),
         Role::Dial { target, count } => dial::dial(target.into(), count),
         Role::Session { target } => dial::session(target.into()),
+        Role::Forge { transport, to, count, from } => forge::forge(transport, from, to, count),
         Role::Get { target, path } => dial::get(target.into(), &path),
         Role::Load { target, pause } => load::load(target.into(), Duration::from_micros(pause)),
     };
