@@ -9,6 +9,7 @@
 
 pub mod bench;
 pub mod cluster;
+pub mod conformance;
 pub mod demo;
 pub mod manifest;
 pub mod packets;

@@ -7,7 +7,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tests::{
     cluster::{Cluster, Node, Outside, Plan, Pod},
     manifest::Service,
@@ -64,21 +64,9 @@ fn sent_by_xdp(node: &Node) -> u64 {
 }
 
 /// A Service with NodePorts for TCP and UDP before these pods.
-fn put_node_ports(cluster: &Cluster, service: &Service) {
-    for mut manifest in service.manifests() {
-        if manifest["kind"] == "Service" {
-            manifest["spec"]["type"] = json!("NodePort");
-            for (port, number) in [NODE_PORT_TCP, NODE_PORT_UDP].into_iter().enumerate() {
-                manifest["spec"]["ports"][port]["nodePort"] = number.into();
-            }
-        }
-        cluster.directory().put(&manifest);
-    }
-    cluster.wait_for_sync();
-}
-
 fn service(cluster: &Cluster, pods: &[Pod]) -> Service {
-    cluster.service("web").tcp(80, TCP.1).udp(53, UDP.1).backends(pods.iter().map(Pod::endpoint))
+    let service = cluster.service("web").tcp(80, TCP.1).udp(53, UDP.1).node_ports(&[NODE_PORT_TCP, NODE_PORT_UDP]);
+    service.backends(pods.iter().map(Pod::endpoint))
 }
 
 /// The node's NodePorts in both families.
@@ -104,7 +92,7 @@ fn on_a_veth_it_runs_while_it_can_send_and_has_something_to_do() {
     gro(&cluster, true);
     wait_for(node, "off", "no Service");
     let service = service(&cluster, &[]);
-    put_node_ports(&cluster, &service);
+    cluster.apply(&service);
     wait_for(node, "native", "");
     assert!(program_id(node).is_some(), "the kernel has none");
     gro(&cluster, false);
@@ -159,7 +147,7 @@ fn what_is_no_services_passes() {
 fn passes(flag: &str) {
     let cluster = Cluster::of_one(&[flag]);
     let (node, outside) = (cluster.node(), cluster.outside());
-    put_node_ports(&cluster, &service(&cluster, &[]));
+    cluster.apply(&service(&cluster, &[]));
     gro(&cluster, true);
     let _server = Server::start(node, &[TCP, UDP]);
     for checksums in ["tx off", "tx on"] {
@@ -190,7 +178,7 @@ fn node_ports_work(flag: &str, polls: bool, checksums: &str, remote: bool) -> u6
     ethtool(b.namespace(), "eth0", &format!("tx {checksums}"));
     let pods = if remote { b.pods("backend", 1) } else { a.pods("backend", 1) };
     let _server = pods[0].serve(&[TCP, UDP]);
-    put_node_ports(&cluster, &service(&cluster, &pods));
+    cluster.apply(&service(&cluster, &pods));
     if flag != "--xdp=generic" && polls {
         wait_for(a, "native", "");
     }
@@ -248,7 +236,7 @@ fn a_large_transfer_goes_through() {
     }
     let pods = b.pods("backend", 1);
     let mut server = pods[0].command("iperf3").args(["-s", "-p", &TCP.1.to_string()]).spawn().unwrap();
-    put_node_ports(&cluster, &service(&cluster, &pods));
+    cluster.apply(&service(&cluster, &pods));
     for address in a.addresses() {
         for direction in [&["-b", "0"][..], &["-R"]] {
             let mut client = cluster.outside().command("iperf3");

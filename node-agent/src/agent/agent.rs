@@ -499,7 +499,7 @@ impl Agent {
             vitals.beat = Instant::now();
             vitals.in_sync = self.phase == Phase::InForce;
             vitals.pending_since = if in_sync { None } else { self.retry.since() };
-            vitals.node_deleting = node::is_deleting(self.model.own_node());
+            vitals.node_eligible = node::is_eligible(self.model.own_node());
             if in_sync && self.retry.since().is_none() {
                 vitals.applied_at = Some(Timestamp::now());
             }

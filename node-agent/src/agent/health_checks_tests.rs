@@ -86,7 +86,7 @@ async fn the_answers_are_kube_proxys() {
         }
     }
     // Tables are stale, and that the node is being deleted is no concern of a Service's.
-    bed.vitals.send_modify(|vitals| vitals.node_deleting = true);
+    bed.vitals.send_modify(|vitals| vitals.node_eligible = false);
     assert_eq!(ask(port).await.0, 200);
     bed.vitals.send_modify(|vitals| vitals.in_sync = false);
     let (status, _, body) = ask(port).await;

@@ -35,37 +35,61 @@ pub struct Listening {
 pub fn health(vitals: watch::Receiver<Vitals>, metrics: Metrics) -> Router {
     let live = |State((vitals, metrics)): State<(watch::Receiver<Vitals>, Metrics)>| async move {
         let vitals = *vitals.borrow();
-        let code = status(vitals.is_alive(Instant::now()));
+        let (code, answer) = answer(&vitals, vitals.is_alive(Instant::now()), None);
         metrics.livez(code.as_u16());
-        (code, Json(Health::new(&vitals, None)))
+        (code, answer)
     };
     let healthy = |State((vitals, metrics)): State<(watch::Receiver<Vitals>, Metrics)>| async move {
         let vitals = *vitals.borrow();
-        let code = status(vitals.is_healthy(Instant::now()));
+        let well = vitals.is_up_to_date(Instant::now());
+        let (code, answer) = answer(&vitals, well, Some(vitals.node_eligible));
         metrics.healthz(code.as_u16());
-        (code, Json(Health::new(&vitals, Some(!vitals.node_deleting))))
+        (code, answer)
     };
     Router::new().route("/livez", get(live)).route("/healthz", get(healthy)).with_state((vitals, metrics))
 }
 
-fn status(well: bool) -> StatusCode {
-    if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+/// What kube-proxy answers: `well` is the proxy, `node_eligible` the node if that counts.
+fn answer(vitals: &Vitals, well: bool, node_eligible: Option<bool>) -> (StatusCode, impl IntoResponse + use<>) {
+    let current_time = Timestamp::now();
+    let is_fine = well && node_eligible != Some(false);
+    // kube-proxy tells the present as long as all is well, and for "never" Go's first moment.
+    let updated = vitals.applied_at.unwrap_or_else(|| Timestamp::constant(-62_135_596_800, 0));
+    let last_updated = if is_fine { current_time } else { updated };
+    // Both families go through one plan.
+    let family = |_| FamilyHealth { last_updated: updated, healthy: well };
+    let status = vitals.applied_at.map(family).map(|family| Families { v4: family, v6: family });
+    let body = Health { last_updated, current_time, node_eligible, healthy: well, status };
+    let code = if is_fine { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, ([(header::X_CONTENT_TYPE_OPTIONS, "nosniff")], Json(body)))
 }
 
 /// The body that kube-proxy gives.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Health {
-    last_updated: Option<Timestamp>,
+    last_updated: Timestamp,
     current_time: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     node_eligible: Option<bool>,
+    healthy: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Families>,
 }
 
-impl Health {
-    fn new(vitals: &Vitals, node_eligible: Option<bool>) -> Self {
-        Self { last_updated: vitals.applied_at, current_time: Timestamp::now(), node_eligible }
-    }
+#[derive(Serialize)]
+struct Families {
+    #[serde(rename = "IPv4")]
+    v4: FamilyHealth,
+    #[serde(rename = "IPv6")]
+    v6: FamilyHealth,
+}
+
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FamilyHealth {
+    last_updated: Timestamp,
+    healthy: bool,
 }
 
 /// Serves `/metrics`.
@@ -103,5 +127,48 @@ pub async fn serve(address: SocketAddr, router: Router, mut said: impl FnMut(Opt
     // It ends only with an error that axum itself has no name for.
     if let Err(error) = axum::serve(listener, router).await {
         said(Some(error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    async fn ask(vitals: &Vitals, well: bool, node_eligible: Option<bool>) -> (u16, Value) {
+        let response = answer(vitals, well, node_eligible).into_response();
+        for (name, value) in [("content-type", "application/json"), ("x-content-type-options", "nosniff")] {
+            assert_eq!(response.headers()[name], value);
+        }
+        let status = response.status().as_u16();
+        let body = to_bytes(response.into_body(), 4096).await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_answers_are_kube_proxys() {
+        let applied = "2026-11-25T01:02:03Z";
+        let begun = Vitals::new();
+        let running = Vitals { applied_at: Some(applied.parse().unwrap()), ..begun };
+        for (vitals, well, eligible, status, updated) in [
+            (running, true, None, 200, None),
+            (running, true, Some(true), 200, None),
+            (running, true, Some(false), 503, Some(applied)),
+            (running, false, None, 503, Some(applied)),
+            (running, false, Some(true), 503, Some(applied)),
+            (begun, true, None, 200, None),
+            (begun, false, Some(true), 503, Some("0001-01-01T00:00:00Z")),
+        ] {
+            let (got, body) = ask(&vitals, well, eligible).await;
+            assert_eq!(got, status, "{body}");
+            assert_eq!(body["lastUpdated"], updated.map_or(body["currentTime"].clone(), Value::from), "{body}");
+            assert_eq!(body["nodeEligible"], eligible.map_or(Value::Null, Value::from), "{body}");
+            assert_eq!(body["healthy"], well, "{body}");
+            let family = json!({ "lastUpdated": applied, "healthy": well });
+            let families = json!({ "IPv4": family, "IPv6": family });
+            assert_eq!(body["status"], if vitals.applied_at.is_some() { families } else { Value::Null });
+        }
     }
 }

@@ -259,7 +259,7 @@ pub fn service_cidrs(flag: &[IpNetwork], model: &Model) -> Vec<IpNetwork> {
     networks.into_iter().collect()
 }
 
-/// Whether load balancers should leave the node alone.
-pub fn is_deleting(node: Option<&NodeObject>) -> bool {
-    node.is_some_and(|node| node.deleting)
+/// Whether load balancers may send to the node: it is there, and stays.
+pub fn is_eligible(node: Option<&NodeObject>) -> bool {
+    node.is_some_and(|node| !node.deleting)
 }

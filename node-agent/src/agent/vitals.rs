@@ -1,8 +1,8 @@
 //! Whether the agent is well, as `/healthz` and `/livez` tell it.
 //!
 //! The rules are kube-proxy's: alive while no change has waited longer than
-//! [`PATIENCE`] to be in force; healthy if moreover the first list is in force
-//! and the node is not being deleted. This module must not know HTTP.
+//! [`PATIENCE`] to be in force; healthy if moreover the node is there to stay. Unlike
+//! kube-proxy, an agent whose first lists are not in force yet is not healthy either. This module must not know HTTP.
 
 use std::time::Duration;
 
@@ -23,14 +23,14 @@ pub struct Vitals {
     pub in_sync: bool,
     /// When changes were last put in force.
     pub applied_at: Option<Timestamp>,
-    /// The autoscaler has marked the node for deletion, or it is being deleted.
-    pub node_deleting: bool,
+    /// The Node is there, and neither being deleted nor marked for that by the autoscaler.
+    pub node_eligible: bool,
 }
 
 impl Vitals {
     /// Those of an agent that has just begun.
     pub fn new() -> Self {
-        Self { beat: Instant::now(), pending_since: None, in_sync: false, applied_at: None, node_deleting: false }
+        Self { beat: Instant::now(), pending_since: None, in_sync: false, applied_at: None, node_eligible: true }
     }
 
     /// Whether restarting the agent could not make things better.
@@ -42,11 +42,6 @@ impl Vitals {
     /// Whether what is in force is what the cluster wants, to all that is known.
     pub fn is_up_to_date(&self, now: Instant) -> bool {
         self.is_alive(now) && self.in_sync
-    }
-
-    /// Whether a load balancer should send traffic to the node.
-    pub fn is_healthy(&self, now: Instant) -> bool {
-        self.is_up_to_date(now) && !self.node_deleting
     }
 }
 
@@ -61,17 +56,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn alive_and_healthy() {
+    fn alive_and_up_to_date() {
         let began = Instant::now();
         let late = began + PATIENCE;
         let synced = Vitals { beat: began, in_sync: true, ..Vitals::new() };
-        let check = |vitals: Vitals, now, alive, healthy| {
-            assert_eq!((vitals.is_alive(now), vitals.is_healthy(now)), (alive, healthy), "{vitals:?}");
+        let check = |vitals: Vitals, now, alive, up_to_date| {
+            assert_eq!((vitals.is_alive(now), vitals.is_up_to_date(now)), (alive, up_to_date), "{vitals:?}");
         };
         check(synced, began, true, true);
         check(synced, late, false, false);
         check(Vitals { in_sync: false, ..synced }, began, true, false);
-        check(Vitals { node_deleting: true, ..synced }, began, true, false);
         check(Vitals { beat: late, pending_since: Some(late), ..synced }, late, true, true);
         check(Vitals { beat: late, pending_since: Some(began), ..synced }, late, false, false);
     }

@@ -140,8 +140,7 @@ pub struct Service {
     pub created: i64,
     /// `spec.type`.
     pub service_type: ServiceType,
-    /// Not for us: it names another proxy (`service.kubernetes.io/service-proxy-name`)
-    /// or says that it is headless (`service.kubernetes.io/headless`).
+    /// Not for us: it names another proxy (`service.kubernetes.io/service-proxy-name`).
     pub foreign: bool,
     /// `spec.clusterIPs`, without "None"; empty: headless.
     pub cluster_ips: Vec<IpAddr>,

@@ -24,9 +24,7 @@ pub fn service(manifest: &Value) -> Service {
             "ExternalName" => ServiceType::ExternalName,
             _ => ServiceType::ClusterIp,
         },
-        foreign: ["service-proxy-name", "headless"]
-            .iter()
-            .any(|label| !labels[format!("service.kubernetes.io/{label}")].is_null()),
+        foreign: !labels["service.kubernetes.io/service-proxy-name"].is_null(),
         cluster_ips: ips("clusterIPs"),
         external_ips: ips("externalIPs"),
         load_balancer: list(&manifest["status"]["loadBalancer"]["ingress"])

@@ -1,6 +1,9 @@
 //! A Service together with its EndpointSlices.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use serde_json::{Value, json};
 
@@ -18,6 +21,11 @@ pub struct Service {
     affinity: Option<u32>,
     internal_policy: &'static str,
     created: &'static str,
+    annotations: BTreeMap<String, String>,
+    /// Fields of `spec` besides those above.
+    spec: BTreeMap<String, Value>,
+    node_ports: Vec<u16>,
+    ingress: Vec<IpAddr>,
     /// The EndpointSlices; the first is the one that `backends` fills.
     pub slices: Vec<EndpointSlice>,
 }
@@ -32,6 +40,10 @@ impl Service {
             affinity: None,
             internal_policy: "Cluster",
             created: "2026-01-01T00:00:00Z",
+            annotations: BTreeMap::new(),
+            spec: BTreeMap::new(),
+            node_ports: Vec::new(),
+            ingress: Vec::new(),
             slices: vec![EndpointSlice::default()],
         }
     }
@@ -73,6 +85,34 @@ impl Service {
     #[must_use]
     pub fn created(mut self, time: &'static str) -> Self {
         self.created = time;
+        self
+    }
+
+    /// An annotation.
+    #[must_use]
+    pub fn annotation(mut self, name: &str, value: &str) -> Self {
+        self.annotations.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// `type: NodePort`, and the ports' numbers in their order.
+    #[must_use]
+    pub fn node_ports(mut self, numbers: &[u16]) -> Self {
+        self.node_ports = numbers.to_vec();
+        self.field("type", json!("NodePort"))
+    }
+
+    /// `type: LoadBalancer`, whose addresses are these.
+    #[must_use]
+    pub fn load_balancer(mut self, addresses: &[IpAddr]) -> Self {
+        self.ingress = addresses.to_vec();
+        self.field("type", json!("LoadBalancer"))
+    }
+
+    /// Any field of `spec`; it is as here whatever else is said.
+    #[must_use]
+    pub fn field(mut self, name: &str, value: Value) -> Self {
+        self.spec.insert(name.to_owned(), value);
         self
     }
 
@@ -143,7 +183,12 @@ impl Service {
         let mut manifest = json!({
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": { "namespace": NAMESPACE, "name": self.name, "creationTimestamp": self.created },
+            "metadata": {
+                "namespace": NAMESPACE,
+                "name": self.name,
+                "creationTimestamp": self.created,
+                "annotations": self.annotations,
+            },
             "spec": {
                 "type": "ClusterIP",
                 "clusterIP": self.addresses.first(),
@@ -156,6 +201,16 @@ impl Service {
         if let Some(seconds) = self.affinity {
             manifest["spec"]["sessionAffinity"] = json!("ClientIP");
             manifest["spec"]["sessionAffinityConfig"] = json!({ "clientIP": { "timeoutSeconds": seconds } });
+        }
+        for (port, number) in self.node_ports.iter().enumerate() {
+            manifest["spec"]["ports"][port]["nodePort"] = json!(number);
+        }
+        for (field, value) in &self.spec {
+            manifest["spec"][field] = value.clone();
+        }
+        if !self.ingress.is_empty() {
+            let ingress: Vec<_> = self.ingress.iter().map(|ip| json!({ "ip": ip })).collect();
+            manifest["status"] = json!({ "loadBalancer": { "ingress": ingress } });
         }
         manifest
     }

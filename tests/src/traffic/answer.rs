@@ -15,6 +15,8 @@ pub struct Answer {
     pub request: u64,
     /// The server's name.
     pub server: String,
+    /// The server's address, as it sees it; unspecified where it listens at all of its addresses over UDP.
+    pub at: SocketAddr,
     /// The client, as the server sees it.
     pub client: SocketAddr,
 }

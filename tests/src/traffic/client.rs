@@ -3,12 +3,14 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
 };
+
+use serde_json::Value;
 
 use super::{Attempt, LoadReport, Outcome, Place, Style, Transport, program_path};
 use crate::{sandbox, wait};
@@ -23,6 +25,7 @@ pub struct Dial<'a> {
     address: SocketAddr,
     style: Style,
     timeout: Duration,
+    source: Option<IpAddr>,
     port: u16,
     pause: Duration,
 }
@@ -36,6 +39,7 @@ impl<'a> Dial<'a> {
             address,
             style: Style::Fresh,
             timeout: Duration::from_secs(2),
+            source: None,
             port: 0,
             pause: Duration::ZERO,
         }
@@ -55,7 +59,14 @@ impl<'a> Dial<'a> {
         self
     }
 
-    /// The client's own UDP port.
+    /// The client's own address.
+    #[must_use]
+    pub fn source(mut self, source: IpAddr) -> Self {
+        self.source = Some(source);
+        self
+    }
+
+    /// The client's own port.
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
         self.port = port;
@@ -113,13 +124,39 @@ impl<'a> Dial<'a> {
         load
     }
 
+    /// Asks for a path over HTTP: the status, and the body, which is JSON.
+    ///
+    /// # Errors
+    /// Why there is no such answer.
+    pub fn get(self, path: &str) -> Result<(u16, Value), String> {
+        let output = sandbox::output(self.command("get").arg(path), "");
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        let answer: Value = parse(String::from_utf8_lossy(&output.stdout).trim());
+        let status = answer["status"].as_u64().and_then(|status| status.try_into().ok());
+        let body = serde_json::from_str(answer["body"].as_str().unwrap_or_default()).ok();
+        status.zip(body).ok_or_else(|| answer.to_string())
+    }
+
     fn command(&self, role: &str) -> Command {
         let mut command = self.place.command(&program_path());
         command.arg(role).arg(self.transport.to_string()).arg(self.address.to_string());
         command.args(["--style", &self.style.to_string(), "--port", &self.port.to_string()]);
         command.args(["--timeout", &self.timeout.as_millis().to_string()]);
+        command.args(self.source.map(|source| format!("--source={source}")));
         command
     }
+}
+
+/// Sends so many SYNs or datagrams over IPv4, from any address and port; from another for each if none
+/// is given.
+#[track_caller]
+pub fn forge(place: &dyn Place, transport: Transport, from: Option<SocketAddr>, to: SocketAddr, count: u64) {
+    let mut command = place.command(&program_path());
+    command.arg("forge").args([transport.to_string(), to.to_string(), count.to_string()]);
+    command.args(from.map(|from| format!("--from={from}")));
+    sandbox::run(&mut command, "");
 }
 
 #[track_caller]

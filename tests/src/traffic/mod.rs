@@ -7,13 +7,14 @@
 mod answer;
 mod client;
 mod dial;
+mod forge;
 mod load;
 mod program;
 mod server;
 mod socket;
 
 pub use answer::{Answer, Attempt, LoadReport, Outcome};
-pub use client::{Attempts, Dial, Load, Session};
+pub use client::{Attempts, Dial, Load, Session, forge};
 pub use program::main;
 pub use server::Server;
 

@@ -1,10 +1,14 @@
 //! The program `traffic`: its command line.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand};
 
-use super::{Style, Transport, dial, load, server, socket::Target};
+use super::{Style, Transport, dial, forge, load, server, socket::Target};
 
 #[derive(Parser)]
 #[command(name = "traffic", about = "Sockets for Fairlead's tests: every answer and report is one line of JSON")]
@@ -36,6 +40,25 @@ enum Role {
         #[command(flatten)]
         target: TargetArguments,
     },
+    /// Ask for a path over HTTP and report status and body
+    Get {
+        #[command(flatten)]
+        target: TargetArguments,
+        /// The path
+        path: String,
+    },
+    /// Send SYNs or datagrams with any source, over IPv4
+    Forge {
+        /// tcp or udp
+        transport: Transport,
+        /// ADDRESS:PORT
+        to: SocketAddr,
+        /// How many
+        count: u64,
+        /// The source; another one for each packet if none is given
+        #[arg(long)]
+        from: Option<SocketAddr>,
+    },
     /// Ask over and over until stdin ends, reporting the sums ten times a second
     Load {
         #[command(flatten)]
@@ -58,15 +81,18 @@ struct TargetArguments {
     /// Milliseconds to wait for a connection, and for an answer
     #[arg(long, default_value_t = 2000)]
     timeout: u64,
-    /// The client's own UDP port
+    /// The client's own address
+    #[arg(long)]
+    source: Option<IpAddr>,
+    /// The client's own port
     #[arg(long, default_value_t = 0)]
     port: u16,
 }
 
 impl From<TargetArguments> for Target {
     fn from(arguments: TargetArguments) -> Self {
-        let TargetArguments { transport, address, style, timeout, port } = arguments;
-        Self { transport, address, style, timeout: Duration::from_millis(timeout), port }
+        let TargetArguments { transport, address, style, timeout, source, port } = arguments;
+        Self { transport, address, style, timeout: Duration::from_millis(timeout), source, port }
     }
 }
 
@@ -76,6 +102,8 @@ pub fn main() -> ExitCode {
         Role::Serve { name, listen } => server::serve(&name, &listen),
         Role::Dial { target, count } => dial::dial(target.into(), count),
         Role::Session { target } => dial::session(target.into()),
+        Role::Forge { transport, to, count, from } => forge::forge(transport, from, to, count),
+        Role::Get { target, path } => dial::get(target.into(), &path),
         Role::Load { target, pause } => load::load(target.into(), Duration::from_micros(pause)),
     };
     match result {

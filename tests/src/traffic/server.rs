@@ -85,11 +85,11 @@ fn serve_tcp(name: &str, listener: &TcpListener) {
 }
 
 fn converse(name: &str, stream: TcpStream) -> io::Result<()> {
-    let client = plain(stream.peer_addr()?);
+    let (client, at) = (plain(stream.peer_addr()?), plain(stream.local_addr()?));
     stream.set_nodelay(true)?;
     let mut writer = stream.try_clone()?;
     for line in BufReader::new(stream).lines() {
-        let mut answer = answer(name, line?.as_bytes(), client)?;
+        let mut answer = answer(name, line?.as_bytes(), client, at)?;
         answer.push(b'\n');
         writer.write_all(&answer)?;
     }
@@ -98,17 +98,18 @@ fn converse(name: &str, stream: TcpStream) -> io::Result<()> {
 
 fn serve_udp(name: &str, socket: &UdpSocket) {
     let mut buffer = [0; 2048];
+    let Ok(at) = socket.local_addr() else { return };
     loop {
         // An ICMP error about an earlier answer arrives here; it isn't this request's.
         let Ok((length, client)) = socket.recv_from(&mut buffer) else { continue };
-        if let Ok(answer) = answer(name, &buffer[..length], plain(client)) {
+        if let Ok(answer) = answer(name, &buffer[..length], plain(client), at) {
             let _ = socket.send_to(&answer, client);
         }
     }
 }
 
-fn answer(name: &str, request: &[u8], client: SocketAddr) -> io::Result<Vec<u8>> {
+fn answer(name: &str, request: &[u8], client: SocketAddr, at: SocketAddr) -> io::Result<Vec<u8>> {
     let request = str::from_utf8(request).map_err(io::Error::other)?;
     let request = request.trim().parse().map_err(io::Error::other)?;
-    Ok(serde_json::to_vec(&Answer { request, server: name.to_owned(), client })?)
+    Ok(serde_json::to_vec(&Answer { request, server: name.to_owned(), at, client })?)
 }

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use socket2::{Domain, Socket as RawSocket, Type};
+
 use super::{Answer, Attempt, Outcome, Style, Transport};
 
 /// Whom to ask, how, and how long to wait.
@@ -15,8 +17,33 @@ pub(super) struct Target {
     pub address: SocketAddr,
     pub style: Style,
     pub timeout: Duration,
+    /// The client's own address, the one that routing gives it if none is given.
+    pub source: Option<IpAddr>,
     /// The client's own port, 0 for any.
     pub port: u16,
+}
+
+impl Target {
+    /// What the client's socket is bound to.
+    fn own(&self) -> SocketAddr {
+        let any: IpAddr = match self.address {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        SocketAddr::new(self.source.unwrap_or(any), self.port)
+    }
+
+    /// A TCP connection. Its port may be one whose last connection, to somebody else, isn't
+    /// forgotten yet.
+    pub fn connect(&self) -> io::Result<TcpStream> {
+        let socket = RawSocket::new(Domain::for_address(self.address), Type::STREAM, None)?;
+        if self.source.is_some() || self.port != 0 {
+            socket.set_reuse_address(true)?;
+            socket.bind(&self.own().into())?;
+        }
+        socket.connect_timeout(&self.address.into(), self.timeout)?;
+        Ok(socket.into())
+    }
 }
 
 /// A client: its socket, if it keeps one, and the number of its next request.
@@ -73,17 +100,13 @@ impl Client {
 
 impl Socket {
     fn open(target: &Target) -> io::Result<Self> {
-        let any: IpAddr = match target.address {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
         if target.transport == Transport::Tcp {
-            let stream = TcpStream::connect_timeout(&target.address, target.timeout)?;
+            let stream = target.connect()?;
             stream.set_read_timeout(Some(target.timeout))?;
             stream.set_nodelay(true)?;
             return Ok(Self::Tcp(BufReader::new(stream)));
         }
-        let socket = UdpSocket::bind((any, target.port))?;
+        let socket = UdpSocket::bind(target.own())?;
         socket.set_read_timeout(Some(target.timeout))?;
         if target.style == Style::Addressed {
             return Ok(Self::Addressed(socket, target.address));

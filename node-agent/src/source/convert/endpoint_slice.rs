@@ -5,10 +5,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::{api::discovery::v1 as api, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
-use super::{Findings, Trim, is_foreign, label, shared};
+use super::{Findings, Trim, label, shared};
 use crate::model::objects::{Endpoint, EndpointPort, EndpointSlice, Kind, Object, ObjectKey};
 
 const ANNOTATION_TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+/// Set by the EndpointSlice controller where no proxy needs the slice. It means nothing at a
+/// Service, as to kube-proxy since Kubernetes 1.36.
+const LABEL_HEADLESS: &str = "service.kubernetes.io/headless";
 const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 impl Trim for api::EndpointSlice {
@@ -16,7 +19,7 @@ impl Trim for api::EndpointSlice {
     const NAMESPACED: bool = true;
 
     fn trim(self, key: ObjectKey, findings: &mut Findings) -> Option<Object> {
-        if is_foreign(&self.metadata) {
+        if label(&self.metadata, LABEL_HEADLESS).is_some() {
             return None;
         }
         let ipv6 = match self.address_type.as_str() {

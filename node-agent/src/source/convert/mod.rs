@@ -29,11 +29,6 @@ pub use intern::Interner;
 
 use crate::model::objects::{Kind, Object, ObjectKey};
 
-/// Set by the EndpointSlice controller and by users on what no proxy shall serve.
-const LABEL_HEADLESS: &str = "service.kubernetes.io/headless";
-/// Names the one proxy that shall serve the object.
-const LABEL_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
-
 /// A type of the Kubernetes API that Fairlead reads.
 pub trait Trim: k8s_openapi::Metadata<Ty = ObjectMeta> + DeserializeOwned + Clone {
     /// What it becomes.
@@ -118,11 +113,6 @@ fn text_at<'a>(value: &'a Value, pointer: &str) -> &'a str {
 
 fn label<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a str> {
     metadata.labels.as_ref()?.get(name).map(String::as_str)
-}
-
-/// Whether a Service or an EndpointSlice carries a label by which kube-proxy passes it over.
-fn is_foreign(metadata: &ObjectMeta) -> bool {
-    label(metadata, LABEL_HEADLESS).is_some() || label(metadata, LABEL_PROXY_NAME).is_some()
 }
 
 fn shared(text: Option<&str>) -> Arc<str> {

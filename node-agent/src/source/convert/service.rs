@@ -5,11 +5,14 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::{Findings, Trim, address::parse_cidr, is_foreign, shared};
+use super::{Findings, Trim, address::parse_cidr, label, shared};
 use crate::model::objects::{
     Kind, LoadBalancerIngress, Object, ObjectKey, Service, ServicePort, ServiceType, TrafficPolicy,
 };
 
+/// Names the one proxy that shall serve the Service. It means nothing at an EndpointSlice, as
+/// to kube-proxy since Kubernetes 1.36.
+const LABEL_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Annotations of ours begin so.
 const ANNOTATION_PREFIX: &str = "fairlead.io/";
 /// `timeoutSeconds` where a Service with ClientIP affinity gives none, as the API server sets it.
@@ -44,7 +47,7 @@ impl Trim for api::Service {
                     ],
                     ServiceType::ClusterIp,
                 ),
-                foreign: is_foreign(&metadata),
+                foreign: label(&metadata, LABEL_PROXY_NAME).is_some(),
                 cluster_ips: cluster_ips(&spec, findings),
                 external_ips: findings.ips("spec.externalIPs", spec.external_ips.iter().flatten()),
                 load_balancer: load_balancer(status.and_then(|status| status.load_balancer), findings),

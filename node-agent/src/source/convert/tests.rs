@@ -200,19 +200,19 @@ fn services() {
 }
 
 #[test]
-fn labels_that_name_another_proxy() {
-    for (labels, foreign) in [
-        (json!({}), false),
-        (json!({"app": "web"}), false),
-        (json!({"service.kubernetes.io/service-proxy-name": "other"}), true),
-        (json!({"service.kubernetes.io/service-proxy-name": ""}), true),
-        (json!({"service.kubernetes.io/headless": ""}), true),
+fn labels_by_which_kube_proxy_passes_over() {
+    for (labels, foreign, headless) in [
+        (json!({}), false, false),
+        (json!({"app": "web"}), false, false),
+        (json!({"service.kubernetes.io/service-proxy-name": "other"}), true, false),
+        (json!({"service.kubernetes.io/service-proxy-name": ""}), true, false),
+        (json!({"service.kubernetes.io/headless": ""}), false, true),
     ] {
         let metadata = json!({"labels": labels});
         let service = read(Kind::Service, json!({"metadata": metadata})).0;
         assert_eq!(service, Some(Service { foreign, ..plain_service() }.into()), "{metadata}");
         let slice = read(Kind::EndpointSlice, json!({"metadata": metadata, "addressType": "IPv4"})).0;
-        assert_eq!(slice.is_none(), foreign, "{metadata}");
+        assert_eq!(slice.is_none(), headless, "{metadata}");
     }
 }
 
