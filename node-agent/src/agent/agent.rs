@@ -113,6 +113,8 @@ pub struct Agent {
     looked_at: Instant,
     /// When to look what shapes pods' traffic.
     shaping_at: Option<Instant>,
+    /// When to look whether the node's own devices are as they were left.
+    devices_at: Option<Instant>,
     pub(super) reclaim_at: Option<Instant>,
 }
 
@@ -203,6 +205,7 @@ impl Agent {
             look_at: began + LOOK_EVERY,
             looked_at: began,
             shaping_at: None,
+            devices_at: None,
             shaping: BTreeMap::new(),
             host_ports: HostPorts::default(),
             host_ports_of: None,
@@ -361,6 +364,12 @@ impl Agent {
                 memory::give_back();
             }
         }
+        if self.devices_at.is_some_and(|at| now >= at) {
+            self.devices_at = None;
+            if self.node.has_lost_devices(&self.netlink).await {
+                self.look_soon();
+            }
+        }
         if self.shaping_at.is_some_and(|at| now >= at) {
             self.shaping_at = None;
             self.reshape_pods().await;
@@ -388,7 +397,7 @@ impl Agent {
 
     /// When [`Agent::tick`] is due.
     pub fn next_tick(&self) -> Instant {
-        let times = [Some(self.look_at), self.shaping_at, self.reclaim_at, self.retry.at()];
+        let times = [Some(self.look_at), self.shaping_at, self.devices_at, self.reclaim_at, self.retry.at()];
         times.into_iter().flatten().min().unwrap_or(self.look_at)
     }
 
@@ -398,6 +407,11 @@ impl Agent {
             self.shaping_at.get_or_insert(Instant::now() + SHAPE_AFTER_EVENT);
         }
         let matters = match event {
+            // What we do with our own devices is told, too, and is no reason to look at all there is.
+            Event::Interface(name) if node::is_own_device(name) => {
+                self.devices_at.get_or_insert(Instant::now() + LOOK_AFTER_EVENT);
+                false
+            }
             // Pods come and go by requests.
             Event::Interface(name) => !attachment::is_host_ifname(name),
             Event::Address | Event::Lost => true,
@@ -454,10 +468,8 @@ impl Agent {
             self.look_soon();
         }
         self.todo.install |= dirty.own_node && self.cni.is_some();
-        if !dirty.nodes.is_empty() {
-            self.reserve_routes();
-        }
         for key in &dirty.nodes {
+            self.todo.routes |= self.routes.set_node(key, self.model.node(key).map(|node| &**node));
             self.routing.set_node(key, self.model.node(key));
         }
         for key in &dirty.services {

@@ -26,6 +26,7 @@ pub mod pods;
 pub mod problems;
 mod proxy_metrics;
 pub mod report;
+pub mod reserved;
 pub mod retry;
 pub mod run;
 pub mod services;

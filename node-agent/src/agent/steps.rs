@@ -78,7 +78,8 @@ impl Agent {
             self.node.present_addresses(),
         );
         self.todo.services |= self.services.set_node(primary, &self.node_ports);
-        self.reserve_routes();
+        // Addresses of nodes and pods are never led through our device.
+        self.todo.routes |= self.routes.set_own(self.node.present_addresses(), &self.flags.cluster_cidr);
         if self.cni.is_none() {
             let looked = self.foreign_pods.look(&self.model, &self.node, &self.netlink).await;
             self.todo.node |= !self.problems.record("interfaces of pods", looked);
@@ -94,12 +95,6 @@ impl Agent {
         let attached = attached.and_then(|()| self.prune());
         self.todo.node = !self.problems.record("programs at the node's interfaces", attached);
         self.attach_xdp(false);
-    }
-
-    /// Addresses of nodes and pods are never led through our device.
-    pub(super) fn reserve_routes(&mut self) {
-        let (own, cidrs) = (self.node.present_addresses(), &self.flags.cluster_cidr);
-        self.todo.routes |= self.routes.set_reserved(own, self.model.nodes(), cidrs);
     }
 
     fn attach_xdp(&mut self, replace: bool) {
@@ -127,7 +122,8 @@ impl Agent {
         let needs_overlay = self.routing.needs_overlay();
         if needs_overlay {
             let mtu = self.routing.underlay().overlay_mtu();
-            let raised = self.node.raise_overlay(mtu, &self.netlink, &self.node_tables, &self.dataplane).await;
+            let (check, netlink, tables) = (self.todo.check_peers, &self.netlink, &self.node_tables);
+            let raised = self.node.raise_overlay(mtu, check, netlink, tables, &self.dataplane).await;
             self.todo.peers = !self.problems.record(OVERLAY_DEVICE, raised);
         } else {
             self.todo.peers = false;
