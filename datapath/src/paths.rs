@@ -18,12 +18,14 @@
 //! Invariant: a packet between pods of one node that needs no translation costs
 //! one look-up. What was rewritten is delivered or dropped, never passed half done.
 
+mod carrier;
 pub mod glance;
 mod outside;
 mod translate;
 mod unsendable;
 pub mod wire;
 
+pub use carrier::carries_overlay;
 pub use unsendable::{Trouble, unsendable};
 
 use crate::{
@@ -145,17 +147,17 @@ fn direct_from_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables
     {
         return;
     }
-    let kind = tables.network_kind(&work.headers.dst);
-    if kind == NetworkValue::PODS {
-        return to_other_node(work, tables);
+    let network = tables.network(&work.headers.dst).copied().unwrap_or_default();
+    if network.kind == NetworkValue::PODS {
+        return to_other_node(work, network.tunnel);
     }
     if translate::begin(packet, work, tables, Sender::Pod) {
         return;
     }
-    match kind {
+    match network.kind {
         NetworkValue::SERVICE => work.verdict = Verdict::Drop(DropReason::UnknownClusterIp),
         // The network between the nodes need not carry pods' addresses.
-        NetworkValue::PEER => to_other_node(work, tables),
+        NetworkValue::PEER => to_other_node(work, network.tunnel),
         0 => outside::leave(work, tables),
         _ => work.verdict = Verdict::Pass,
     }
@@ -259,6 +261,13 @@ fn direct_from_network<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, ta
     }
 }
 
+/// Whether what the node itself sends may answer a flow at all. Until the node has been a
+/// backend, none of it needs to be read.
+#[inline(always)]
+pub fn node_may_answer<T: Tables>(tables: &T) -> bool {
+    tables.node_nat() != 0
+}
+
 /// A packet of the node's own that leaves by the wire: it may be a backend's answer.
 #[inline(always)]
 pub fn to_network<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
@@ -301,11 +310,10 @@ fn deliver<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T
 /// To another node or a pod of it, past the stack if it is reached by the overlay. Where it
 /// isn't, the stack routes as it would without us.
 #[inline(always)]
-fn to_other_node<T: Tables>(work: &mut Work, tables: &T) {
+fn to_other_node(work: &mut Work, tunnel: Addr) {
     work.verdict = Verdict::Pass;
-    let Some(network) = tables.network(&work.headers.dst) else { return };
-    if !network.tunnel.is_unspecified() && work.headers.hops > 1 {
-        work.verdict = Verdict::Tunnel(network.tunnel);
+    if !tunnel.is_unspecified() && work.headers.hops > 1 {
+        work.verdict = Verdict::Tunnel(tunnel);
         work.changes.hops = true;
     }
 }
