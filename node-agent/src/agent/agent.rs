@@ -25,6 +25,7 @@ use super::{
     metrics::{Metrics, State},
     networks::NetworkTable,
     node::{self, Node},
+    own_pods::OwnPods,
     paths::Paths,
     peer_routes::PeerRoutes,
     problems::Problems,
@@ -92,6 +93,7 @@ pub struct Agent {
     pub(super) routing: Routing,
     pub(super) networks: NetworkTable,
     pub(super) peer_routes: PeerRoutes,
+    pub(super) own_pods: OwnPods,
     pub(super) routes: HostRoutes,
     pub(super) health_checks: HealthChecks,
     /// The node's addresses that have NodePorts and health checks.
@@ -192,6 +194,7 @@ impl Agent {
             ),
             networks: NetworkTable::default(),
             peer_routes: PeerRoutes::default(),
+            own_pods: OwnPods::default(),
             routes: HostRoutes::default(),
             health_checks: HealthChecks::new(vitals.subscribe()),
             node_ports: BTreeSet::new(),
@@ -420,7 +423,9 @@ impl Agent {
             Event::OthersRoute { destination, on_link } => {
                 *on_link || destination.prefix() == 0 || self.routing.route(destination).is_some()
             }
-            Event::OurRouteWent(destination) => self.peer_routes.has(destination) || self.routes.has(destination),
+            Event::OurRouteWent(destination) => {
+                self.peer_routes.has(destination) || self.routes.has(destination) || self.own_pods.has(destination)
+            }
         };
         if matters {
             self.look_soon();

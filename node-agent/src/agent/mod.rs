@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod networks;
 pub mod node;
 pub mod nodeport_addresses;
+pub mod own_pods;
 pub mod paths;
 pub mod peer_routes;
 pub mod pods;

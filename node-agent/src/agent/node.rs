@@ -164,9 +164,18 @@ impl Node {
         self.primary = primary;
         self.present = present;
         self.mtu = self.fixed_mtu.unwrap_or_else(|| routing.pod_mtu());
-        let device = netlink.host_device(self.mtu).await?;
-        let host_ifindex = device.outer.index;
-        self.host_device = Some(device);
+        // Without it the node's own packets to Services aren't balanced one by one; all else goes on.
+        self.host_device = match netlink.host_device(self.mtu).await {
+            Err(error @ NetlinkError::Foreign { .. }) => {
+                problems.set(HOST_DEVICE, error);
+                None
+            }
+            made => {
+                problems.clear(HOST_DEVICE);
+                Some(made?)
+            }
+        };
+        let host_ifindex = self.host_device.as_ref().map_or(0, |device| device.outer.index);
         let found = netlink.find_overlay().await;
         // One that isn't ours matters only where ours is needed.
         self.overlay = match found {

@@ -112,7 +112,10 @@ mod tests {
         assert_eq!(reserved.set(a.clone(), networks(&["10.0.1.7/24", "192.0.2.1/32", "10.0.1.0/24"])).len(), 2);
         assert_eq!(all(&reserved), [true, false, true, false, false]);
         assert_eq!(reserved.set(a.clone(), networks(&["192.0.2.1/32", "10.0.1.0/24"])), []);
-        assert_eq!(reserved.set(b.clone(), networks(&["10.0.1.0/24", "fd00::/64"])), networks(&["fd00::/64"]).collect::<Vec<_>>());
+        assert_eq!(
+            reserved.set(b.clone(), networks(&["10.0.1.0/24", "fd00::/64"])),
+            networks(&["fd00::/64"]).collect::<Vec<_>>()
+        );
         assert_eq!(reserved.set(a, networks(&["10.0.2.0/24"])).len(), 2, "one came, one went, and one is b's, too");
         assert_eq!(all(&reserved), [true, true, false, false, true]);
         assert_eq!(reserved.set(b, networks(&[])).len(), 2);

@@ -129,6 +129,9 @@ impl Agent {
             self.todo.peers = false;
             self.problems.clear(OVERLAY_DEVICE);
         }
+        let own = self.routing.own_pod_cidrs();
+        let applied = self.own_pods.apply(&self.netlink, &own, self.todo.check_peers).await;
+        self.todo.peers |= !self.problems.record("routes to the node's own podCIDRs", applied);
         let devices = self.node.devices();
         if self.todo.check_peers || self.peer_routes.must_check() {
             let checked = self.peer_routes.check(&self.netlink, &devices, &self.routing).await;
@@ -184,7 +187,11 @@ impl Agent {
     }
 
     pub(super) async fn apply_routes(&mut self) {
-        let Some((ifindex, sources)) = self.node.host_device() else { return };
+        let Some((ifindex, sources)) = self.node.host_device() else {
+            // When it is there, it has been looked for, and then this is due.
+            self.todo.routes = false;
+            return;
+        };
         let check = self.todo.check_routes || !self.routes.lead_through(ifindex, sources);
         let checked = if check { self.routes.check(&self.netlink, ifindex, sources).await } else { Ok(()) };
         self.todo.check_routes = checked.is_err();
