@@ -6,6 +6,7 @@
 
 mod answer;
 mod client;
+mod crowd;
 mod dial;
 mod load;
 mod program;
@@ -14,6 +15,7 @@ mod socket;
 
 pub use answer::{Answer, Attempt, LoadReport, Outcome};
 pub use client::{Attempts, Dial, Load, Session};
+pub use crowd::Crowd;
 pub use program::main;
 pub use server::Server;
 

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 
-use super::{Style, Transport, dial, load, server, socket::Target};
+use super::{Style, Transport, crowd, dial, load, server, socket::Target};
 
 #[derive(Parser)]
 #[command(name = "traffic", about = "Sockets for Fairlead's tests: every answer and report is one line of JSON")]
@@ -35,6 +35,14 @@ enum Role {
     Session {
         #[command(flatten)]
         target: TargetArguments,
+    },
+    /// Ask once over each of many sockets, which stay open, for each line on stdin
+    Crowd {
+        #[command(flatten)]
+        target: TargetArguments,
+        /// How many sockets
+        #[arg(long)]
+        count: usize,
     },
     /// Ask over and over until stdin ends, reporting the sums ten times a second
     Load {
@@ -76,6 +84,7 @@ pub fn main() -> ExitCode {
         Role::Serve { name, listen } => server::serve(&name, &listen),
         Role::Dial { target, count } => dial::dial(target.into(), count),
         Role::Session { target } => dial::session(target.into()),
+        Role::Crowd { target, count } => crowd::crowd(target.into(), count),
         Role::Load { target, pause } => load::load(target.into(), Duration::from_micros(pause)),
     };
     match result {
