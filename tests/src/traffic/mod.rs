@@ -10,6 +10,7 @@ mod crowd;
 mod dial;
 mod load;
 mod program;
+mod sctp;
 mod server;
 mod socket;
 
@@ -39,6 +40,8 @@ pub enum Transport {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP, as far as the traffic program speaks it.
+    Sctp,
 }
 
 impl Transport {
@@ -47,6 +50,7 @@ impl Transport {
         match self {
             Self::Tcp => "TCP",
             Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
         }
     }
 }
@@ -56,6 +60,7 @@ impl fmt::Display for Transport {
         f.write_str(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         })
     }
 }
@@ -67,6 +72,7 @@ impl FromStr for Transport {
         match text {
             "tcp" => Ok(Self::Tcp),
             "udp" => Ok(Self::Udp),
+            "sctp" => Ok(Self::Sctp),
             _ => Err(format!("{text} is neither tcp nor udp")),
         }
     }

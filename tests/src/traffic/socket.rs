@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Answer, Attempt, Outcome, Style, Transport};
+use super::{Answer, Attempt, Outcome, Style, Transport, sctp};
 
 /// Whom to ask, how, and how long to wait.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,7 @@ enum Socket {
     Tcp(BufReader<TcpStream>),
     Connected(UdpSocket),
     Addressed(UdpSocket, SocketAddr),
+    Sctp(sctp::Port, SocketAddr),
 }
 
 impl Client {
@@ -83,6 +84,11 @@ impl Socket {
             stream.set_nodelay(true)?;
             return Ok(Self::Tcp(BufReader::new(stream)));
         }
+        if target.transport == Transport::Sctp {
+            let port = sctp::Port::any(target.address.is_ipv6())?;
+            port.set_timeout(target.timeout)?;
+            return Ok(Self::Sctp(port, target.address));
+        }
         let socket = UdpSocket::bind((any, target.port))?;
         socket.set_read_timeout(Some(target.timeout))?;
         if target.style == Style::Addressed {
@@ -115,6 +121,22 @@ impl Socket {
                     Ok(length)
                 })
             }
+            Self::Sctp(port, from) => {
+                port.ask(text.as_bytes(), target.address)?;
+                let end = Instant::now() + target.timeout;
+                while Instant::now() < end {
+                    let (bytes, source) = port.answered()?;
+                    // Answers to others come by, too.
+                    match parse(&bytes) {
+                        Ok(answer) if source == target.address && answer.request == request => {
+                            *from = source;
+                            return Ok(answer);
+                        }
+                        _ => {}
+                    }
+                }
+                Err(io::ErrorKind::TimedOut.into())
+            }
         }
     }
 
@@ -122,7 +144,7 @@ impl Socket {
         match self {
             Self::Tcp(stream) => stream.get_ref().peer_addr(),
             Self::Connected(socket) => socket.peer_addr(),
-            Self::Addressed(_, from) => Ok(*from),
+            Self::Addressed(_, from) | Self::Sctp(_, from) => Ok(*from),
         }
     }
 }
