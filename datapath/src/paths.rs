@@ -18,12 +18,14 @@
 //! Invariant: a packet between pods of one node that needs no translation costs
 //! one look-up. What was rewritten is delivered or dropped, never passed half done.
 
+mod carrier;
 pub mod glance;
 mod outside;
 mod translate;
 mod unsendable;
 pub mod wire;
 
+pub use carrier::carries_overlay;
 pub use unsendable::{Trouble, unsendable};
 
 use crate::{
@@ -148,23 +150,17 @@ fn direct_from_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables
     {
         return;
     }
-    let mut kind = 0;
-    if let Some(network) = tables.network(&work.headers.dst) {
-        kind = network.kind;
-        if kind == NetworkValue::PODS {
-            return to_other_node(work, network);
-        }
+    let network = tables.network(&work.headers.dst).copied().unwrap_or_default();
+    if network.kind == NetworkValue::PODS {
+        return to_other_node(work, &network);
     }
     if translate::begin(packet, work, tables, Sender::Pod) {
         return;
     }
-    match kind {
+    match network.kind {
         NetworkValue::SERVICE => work.verdict = Verdict::Drop(DropReason::UnknownClusterIp),
         // The network between the nodes need not carry pods' addresses.
-        NetworkValue::PEER => match tables.network(&work.headers.dst) {
-            Some(network) => to_other_node(work, network),
-            None => work.verdict = Verdict::Pass,
-        },
+        NetworkValue::PEER => to_other_node(work, &network),
         0 => outside::leave(work, tables),
         _ => work.verdict = Verdict::Pass,
     }
@@ -268,6 +264,13 @@ fn direct_from_network<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, ta
     }
 }
 
+/// Whether what the node itself sends may answer a flow at all. Until the node has been a
+/// backend, none of it needs to be read.
+#[inline(always)]
+pub fn node_may_answer<T: Tables>(tables: &T) -> bool {
+    tables.node_nat() != 0
+}
+
 /// A packet of the node's own that leaves by the wire: it may be a backend's answer.
 #[inline(always)]
 pub fn to_network<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
@@ -288,15 +291,9 @@ pub fn to_overlay<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables:
     if work.verdict != Verdict::Pass || work.headers.dst.is_group() {
         return;
     }
-    tunnel(&work.headers.dst, &mut work.verdict, tables);
-}
-
-/// Into the tunnel to an address.
-#[inline(always)]
-fn tunnel<T: Tables>(dst: &Addr, verdict: &mut Verdict, tables: &T) {
-    match tables.network(dst) {
-        Some(network) if !network.tunnel.is_unspecified() => *verdict = Verdict::Tunnel(network.tunnel),
-        _ => *verdict = Verdict::Drop(DropReason::NoTunnel),
+    match tables.network(&work.headers.dst) {
+        Some(network) if !network.tunnel.is_unspecified() => work.verdict = Verdict::Tunnel(network.tunnel),
+        _ => work.verdict = Verdict::Drop(DropReason::NoTunnel),
     }
 }
 

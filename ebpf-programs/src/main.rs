@@ -7,6 +7,7 @@
 // For any other target there is nothing to build: the programs exist in the kernel only.
 #![cfg(target_arch = "bpf")]
 
+mod fib;
 mod frame;
 mod maps;
 mod next_hop;

@@ -4,14 +4,9 @@
 //! done with a packet, so an answer holds for a moment, for packets of the same flow.
 //! Invariant: what is answered here, the kernel has answered within [`HOLDS`].
 
-use core::mem::{size_of, zeroed};
-
-use aya_ebpf::{
-    bindings::{BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup},
-    helpers::generated::bpf_fib_lookup as fib_lookup,
-};
+use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup};
 use datapath::{
-    abi::{Addr, Family},
+    abi::Addr,
     packet::{
         headers::{Headers, join_ports},
         rewrite::Ends,
@@ -19,11 +14,7 @@ use datapath::{
     tables::Tables,
 };
 
-use crate::{frame::Frame, maps, tables::KernelTables};
-
-/// From `linux/socket.h`.
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
+use crate::{fib::Question, frame::Frame, maps, tables::KernelTables};
 
 /// How long an answer holds, in nanoseconds.
 const HOLDS: u64 = 100_000_000;
@@ -94,27 +85,17 @@ impl NextHop {
 /// Asks the node's routes and neighbours.
 #[inline(always)]
 fn ask(frame: &Frame, headers: &Headers, ends: &Ends) -> Option<bpf_fib_lookup> {
-    // SAFETY: a struct of integers, of which all zero is one.
-    let mut route: bpf_fib_lookup = unsafe { zeroed() };
-    route.ifindex = frame.ifindex();
-    route.l4_protocol = headers.protocol;
-    route.sport = ends.src_port.wire();
-    route.dport = ends.dst_port.wire();
-    // A length that doesn't fit is longer than every MTU.
-    route.__bindgen_anon_1.tot_len = headers.total_len.min(0xffff) as u16;
-    match headers.family {
-        Family::V4 => {
-            route.family = AF_INET;
-            route.__bindgen_anon_3.ipv4_src = ends.src.v4_word();
-            route.__bindgen_anon_4.ipv4_dst = ends.dst.v4_word();
-        }
-        Family::V6 => {
-            route.family = AF_INET6;
-            route.__bindgen_anon_3.ipv6_src = ends.src.0;
-            route.__bindgen_anon_4.ipv6_dst = ends.dst.0;
-        }
-    }
-    // SAFETY: the helper reads and fills the struct, whose size it is told.
-    let answer = unsafe { fib_lookup(frame.context().cast(), &mut route, size_of::<bpf_fib_lookup>() as i32, 0) };
+    let question = Question {
+        ifindex: frame.ifindex(),
+        family: headers.family,
+        protocol: headers.protocol,
+        len: headers.total_len,
+        src: &ends.src,
+        dst: &ends.dst,
+        src_port: ends.src_port,
+        dst_port: ends.dst_port,
+    };
+    // SAFETY: the context is valid for the program's run.
+    let (answer, route) = unsafe { question.ask(frame.context().cast(), 0) };
     (answer == i64::from(BPF_FIB_LKUP_RET_SUCCESS)).then_some(route)
 }

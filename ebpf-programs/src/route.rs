@@ -5,11 +5,9 @@ use core::mem::{size_of, zeroed};
 use aya_ebpf::{
     bindings::{
         BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_SUCCESS,
-        bpf_check_mtu_flags::BPF_MTU_CHK_SEGS, bpf_fib_lookup, bpf_redir_neigh, bpf_tunnel_key,
+        bpf_check_mtu_flags::BPF_MTU_CHK_SEGS, bpf_redir_neigh, bpf_tunnel_key,
     },
-    helpers::generated::{
-        bpf_check_mtu, bpf_fib_lookup as fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_skb_set_tunnel_key,
-    },
+    helpers::generated::{bpf_check_mtu, bpf_redirect, bpf_redirect_neigh, bpf_skb_set_tunnel_key},
 };
 use datapath::{
     abi::{Addr, Family, OVERLAY_VNI},
@@ -17,11 +15,7 @@ use datapath::{
     paths::Trouble,
 };
 
-use crate::{maps, skb::Skb};
-
-/// `linux/socket.h`.
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
+use crate::{fib::Question, maps, skb::Skb};
 
 /// `BPF_FIB_LOOKUP_SKIP_NEIGH` of Linux 6.5: who has the next hop's address is asked when
 /// the packet is sent.
@@ -33,29 +27,18 @@ const OVERLAY_HOPS: u8 = 64;
 /// Sends a packet by the node's routes; what is to be returned from the program.
 #[inline(always)]
 pub fn forward(skb: &mut Skb, headers: &Headers) -> Result<i32, Trouble> {
-    // SAFETY: a struct of integers, of which all zero is one.
-    let mut route: bpf_fib_lookup = unsafe { zeroed() };
-    route.ifindex = skb.ifindex();
-    route.l4_protocol = headers.protocol;
-    route.sport = headers.src_port.wire();
-    route.dport = headers.dst_port.wire();
-    // A length that doesn't fit is longer than every MTU.
-    route.__bindgen_anon_1.tot_len = skb.longest_packet(headers).min(0xffff) as u16;
-    match headers.family {
-        Family::V4 => {
-            route.family = AF_INET;
-            route.__bindgen_anon_3.ipv4_src = headers.src.v4_word();
-            route.__bindgen_anon_4.ipv4_dst = headers.dst.v4_word();
-        }
-        Family::V6 => {
-            route.family = AF_INET6;
-            route.__bindgen_anon_3.ipv6_src = headers.src.0;
-            route.__bindgen_anon_4.ipv6_dst = headers.dst.0;
-        }
-    }
-    // SAFETY: the helper reads and fills the struct, whose size it is told.
-    let answer =
-        unsafe { fib_lookup(skb.context().cast(), &mut route, size_of::<bpf_fib_lookup>() as i32, SKIP_NEIGH) };
+    let question = Question {
+        ifindex: skb.ifindex(),
+        family: headers.family,
+        protocol: headers.protocol,
+        len: skb.longest_packet(headers),
+        src: &headers.src,
+        dst: &headers.dst,
+        src_port: headers.src_port,
+        dst_port: headers.dst_port,
+    };
+    // SAFETY: the context is valid for the program's run.
+    let (answer, route) = unsafe { question.ask(skb.context().cast(), SKIP_NEIGH) };
     if answer == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED) {
         // SAFETY: the helper filled the field in.
         return Err(Trouble::TooBig(unsafe { route.__bindgen_anon_1.mtu_result }));
@@ -86,7 +69,7 @@ pub fn fits(skb: &mut Skb, ifindex: u32) -> bool {
     unsafe { bpf_check_mtu(skb.context().cast(), ifindex, &mut mtu, 0, segments) <= 0 }
 }
 
-/// Sends a packet into the overlay's device, where [`tunnel`] is met.
+/// Sends a packet into the overlay's device, where [`tunnel`] is met if it wasn't before.
 #[inline(always)]
 pub fn into_overlay(ifindex: u32) -> i32 {
     // SAFETY: the helper only notes the interface for when the program has ended.

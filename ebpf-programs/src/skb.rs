@@ -36,6 +36,10 @@ const BPF_F_IPV6: u64 = 1 << 7;
 const PACKET_HOST: u32 = 0;
 const PACKET_OTHERHOST: u32 = 3;
 
+/// In a packet's `tc_index`, by which it is told from one of which the overlay's device
+/// has yet to be told where it goes.
+const TUNNEL_SAID: u32 = 0xfa1d;
+
 /// A frame with an IP packet in it.
 pub struct Skb(*mut __sk_buff);
 
@@ -84,6 +88,21 @@ impl Skb {
     pub fn take(&mut self) {
         // SAFETY: the helper only notes the type. It refuses none that a received frame has.
         unsafe { bpf_skb_change_type(self.0.cast(), PACKET_HOST) };
+    }
+
+    /// Notes that [`crate::route::tunnel`] has been said of the packet. The note is worth no
+    /// more than itself: the overlay's device drops what nothing was said of.
+    #[inline(always)]
+    pub fn note_tunnel(&mut self, noted: bool) {
+        // SAFETY: the context is valid for the program's run.
+        unsafe { (*self.0).tc_index = if noted { TUNNEL_SAID } else { 0 } };
+    }
+
+    /// Whether that is noted.
+    #[inline(always)]
+    pub fn has_tunnel(&self) -> bool {
+        // SAFETY: the context is valid for the program's run.
+        unsafe { (*self.0).tc_index == TUNNEL_SAID }
     }
 
     /// How long a packet on the wire will be: the frame may hold several, which the card

@@ -43,8 +43,6 @@ enum Hook {
     ToNetwork,
     /// Egress of the overlay's device.
     ToOverlay,
-    /// The same, of what the node has not made itself.
-    ForwardedToOverlay,
 }
 
 /// Reads the headers, decides and performs; a glance may do. What isn't IP passes.
@@ -60,7 +58,6 @@ fn run(ctx: &TcContext, hook: Hook, decide: impl FnOnce(&mut Skb, &mut Work)) ->
     let settled = match hook {
         Hook::FromPod | Hook::FromNetwork => glance::into_pod(&skb, family, work, &KernelTables),
         Hook::ToPod => glance::to_pod(&skb, family, work, &KernelTables),
-        Hook::ForwardedToOverlay => glance::to_overlay(&skb, family, work, &KernelTables),
         _ => false,
     };
     if settled {
@@ -118,27 +115,22 @@ fn perform(skb: &mut Skb, hook: Hook, verdict: Verdict) -> i32 {
         (Verdict::Answer, Hook::FromNetwork) => back_to_network(skb),
         // Our device has no neighbours: frames on it are addressed to itself both ways.
         (Verdict::Answer | Verdict::Reroute, Hook::FromHost) => into_device(skb.ifindex()),
-        (
-            Verdict::Answer,
-            Hook::FromHeldPod
-            | Hook::ToPod
-            | Hook::ToForeignPod
-            | Hook::ToNetwork
-            | Hook::ToOverlay
-            | Hook::ForwardedToOverlay,
-        ) => dropped(DropReason::RejectFailed),
-        (Verdict::Answer | Verdict::Reroute, _) => reroute(skb),
-        (Verdict::Tunnel(end), Hook::ToOverlay | Hook::ForwardedToOverlay) => {
-            match (route::tunnel(skb, end), skb.address_to(GATEWAY_MAC)) {
-                (Ok(()), Ok(())) => PASS,
-                _ => dropped(DropReason::NoTunnel),
-            }
+        (Verdict::Answer, Hook::FromHeldPod | Hook::ToPod | Hook::ToForeignPod | Hook::ToNetwork | Hook::ToOverlay) => {
+            dropped(DropReason::RejectFailed)
         }
-        (Verdict::Tunnel(_), _) => match maps::NODE_CONFIG.get(0) {
+        (Verdict::Answer | Verdict::Reroute, _) => reroute(skb),
+        (Verdict::Tunnel(end), Hook::ToOverlay) => match (route::tunnel(skb, end), skb.address_to(GATEWAY_MAC)) {
+            (Ok(()), Ok(())) => PASS,
+            _ => dropped(DropReason::NoTunnel),
+        },
+        (Verdict::Tunnel(end), _) => match maps::NODE_CONFIG.get(0) {
             // The stack's routes lead to the same place, and it tells the sender of the MTU.
             Some(node) if !route::fits(skb, node.overlay_ifindex) => PASS,
-            Some(node) => route::into_overlay(node.overlay_ifindex),
-            None => dropped(DropReason::NoTunnel),
+            Some(node) if route::tunnel(skb, end).is_ok() => {
+                skb.note_tunnel(true);
+                route::into_overlay(node.overlay_ifindex)
+            }
+            _ => dropped(DropReason::NoTunnel),
         },
         // Said in those hooks only that have dealt with it.
         (Verdict::Forward, _) => dropped(DropReason::NoRoute),
@@ -269,8 +261,11 @@ pub fn from_host_loopback(ctx: TcContext) -> i32 {
 /// Ingress of an uplink: what comes over the wire.
 #[classifier]
 pub fn from_network(ctx: TcContext) -> i32 {
-    let (skb, _) = Skb::new(ctx.skb.skb);
+    let (skb, family) = Skb::new(ctx.skb.skb);
     if skb.is_for_another() {
+        return PASS;
+    }
+    if family.is_some_and(|family| paths::carries_overlay(&skb, family, &KernelTables)) {
         return PASS;
     }
     run(&ctx, Hook::FromNetwork, |skb, work| paths::from_network(skb, work, &mut KernelTables))
@@ -288,7 +283,7 @@ pub fn from_overlay(ctx: TcContext) -> i32 {
 /// Egress of an uplink. What the node forwards has been judged where it came in.
 #[classifier]
 pub fn to_network(ctx: TcContext) -> i32 {
-    if !is_from_node(&ctx) {
+    if !is_from_node(&ctx) || !paths::node_may_answer(&KernelTables) {
         return PASS;
     }
     run(&ctx, Hook::ToNetwork, |skb, work| paths::to_network(skb, work, &mut KernelTables))
@@ -297,8 +292,12 @@ pub fn to_network(ctx: TcContext) -> i32 {
 /// Egress of the overlay's device.
 #[classifier]
 pub fn to_overlay(ctx: TcContext) -> i32 {
-    if is_from_node(&ctx) {
-        return run(&ctx, Hook::ToOverlay, |skb, work| paths::to_overlay(skb, work, &mut KernelTables, true));
+    let (mut skb, _) = Skb::new(ctx.skb.skb);
+    if skb.has_tunnel() {
+        // It was judged where it came from; the note must not travel on with it.
+        skb.note_tunnel(false);
+        return PASS;
     }
-    run(&ctx, Hook::ForwardedToOverlay, |skb, work| paths::to_overlay(skb, work, &mut KernelTables, false))
+    let from_node = is_from_node(&ctx);
+    run(&ctx, Hook::ToOverlay, |skb, work| paths::to_overlay(skb, work, &mut KernelTables, from_node))
 }

@@ -74,7 +74,7 @@ fn the_client_sees_the_service(cluster: &Cluster) {
     let client = cluster.node().pod("client");
     for (transport, address) in frontends(&service) {
         let styles: &[Style] = match transport {
-            Transport::Tcp => &[Style::Fresh, Style::Kept],
+            Transport::Tcp | Transport::Sctp => &[Style::Fresh, Style::Kept],
             Transport::Udp => &[Style::Fresh, Style::Kept, Style::Addressed],
         };
         for &style in styles {

@@ -12,7 +12,7 @@ use tests::{
     wait,
 };
 
-const BOTH: [Transport; 2] = [Transport::Tcp, Transport::Udp];
+const ALL: [Transport; 3] = [Transport::Tcp, Transport::Udp, Transport::Sctp];
 /// Long enough for anything on one machine, short enough to wait for what never comes.
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -42,16 +42,17 @@ fn refused(from: &dyn Place, address: SocketAddr) -> bool {
 #[test]
 fn a_port_is_reached_from_everywhere() {
     for flag in ["--socket-lb=true", "--socket-lb=false"] {
-        let cluster = Plan::default().node("node-a").node("node-b").flag(flag).start();
+        let cluster = Plan::default().node("node-a").node("node-b").far_node("node-c").flag(flag).start();
         let _log = LogOnFailure(&cluster);
-        let [near, far] = [0, 1].map(|i| &cluster.nodes()[i]);
-        let server = pod(near, "server", &BOTH.map(|transport| port(9080, transport, "")));
-        let _serving = server.serve(&BOTH.map(|transport| (transport, 8080)));
+        let [near, far, elsewhere] = [0, 1, 2].map(|i| &cluster.nodes()[i]);
+        let server = pod(near, "server", &ALL.map(|transport| port(9080, transport, "")));
+        let _serving = server.serve(&ALL.map(|transport| (transport, 8080)));
         let beside = near.pod("beside");
         let remote = far.pod("remote");
-        let clients: [&dyn Place; 5] = [cluster.outside(), far, near, &beside, &remote];
+        let tunnelled = elsewhere.pod("tunnelled");
+        let clients: [&dyn Place; 8] = [cluster.outside(), far, elsewhere, near, &beside, &remote, &tunnelled, &server];
         for address in near.addresses() {
-            for transport in BOTH {
+            for transport in ALL {
                 for client in clients {
                     let name = reached(client, transport, at(address, 9080));
                     assert_eq!(name, server.name(), "{flag}: {} to {transport} {address}", client.name());
@@ -60,6 +61,10 @@ fn a_port_is_reached_from_everywhere() {
                 assert!(Outside::ADDRESSES.contains(&seen), "{flag}: the client's own address is kept, not {seen}");
                 let seen = Dial::new(&beside, transport, at(address, 9080)).once().client();
                 assert_eq!(seen, beside.like(address), "{flag}: the pod's own address is kept");
+                for pod in [&remote, &tunnelled] {
+                    let seen = Dial::new(pod, transport, at(address, 9080)).once().client();
+                    assert_eq!(seen, pod.like(address), "{flag}: {}: another node's, too", pod.name());
+                }
             }
         }
         if flag == "--socket-lb=true" {
@@ -89,9 +94,11 @@ fn an_address_may_be_named() {
             port(9002, Transport::Tcp, "127.0.0.1"),
             port(9003, Transport::Tcp, "0.0.0.0"),
             port(9004, Transport::Tcp, "::"),
+            port(9001, Transport::Udp, "192.0.2.200"),
+            port(9001, Transport::Sctp, "192.0.2.200"),
         ],
     );
-    let _serving = server.serve(&[(Transport::Tcp, 8080)]);
+    let _serving = server.serve(&ALL.map(|transport| (transport, 8080)));
     let outside = cluster.outside();
     // An address that has just come is found within a second or so.
     let everywhere = || Dial::new(outside, Transport::Tcp, at(second, 9003)).timeout(SHORT).once().outcome;
@@ -106,6 +113,11 @@ fn an_address_may_be_named() {
                 assert!(refused(outside, at(address, number)), "{address} {number}");
             }
         }
+    }
+    for transport in [Transport::Udp, Transport::Sctp] {
+        assert_eq!(reached(outside, transport, at(second, 9001)), server.name());
+        let outcome = Dial::new(outside, transport, at(v4, 9001)).timeout(SHORT).once().outcome;
+        assert!(!matches!(outcome, Outcome::Ok(_)), "{transport}: {outcome:?}");
     }
     assert_eq!(reached(node, Transport::Tcp, at("127.0.0.1".parse().unwrap(), 9002)), server.name());
     assert!(refused(node, at(v4, 9002)), "127.0.0.1 is not the node's other addresses");

@@ -111,7 +111,7 @@ fn frontends(service: &Service) -> Vec<(Transport, std::net::SocketAddr)> {
 
 fn styles(transport: Transport) -> &'static [Style] {
     match transport {
-        Transport::Tcp => &[Style::Fresh, Style::Kept],
+        Transport::Tcp | Transport::Sctp => &[Style::Fresh, Style::Kept],
         Transport::Udp => &[Style::Fresh, Style::Kept, Style::Addressed],
     }
 }

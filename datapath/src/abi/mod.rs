@@ -24,7 +24,7 @@ pub use config::{NodeConfig, NodeState};
 pub use drop::DropReason;
 pub use flow::{FlowKey, FlowValue, FragmentKey, FragmentValue};
 pub use layout::{LAYOUT, TableLayout, capacity, layout_hash};
-pub use network::{NetworkKey, NetworkValue, OVERLAY_VNI};
+pub use network::{NetworkKey, NetworkValue, OVERLAY_PORT, OVERLAY_VNI};
 pub use pod::{GATEWAY_MAC, PodValue};
 pub use service::{
     AffinityKey, AffinityValue, Backend, BlockRef, FrontendKey, FrontendValue, PodNetns, SourceRangeKey,

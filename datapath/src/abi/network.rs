@@ -12,6 +12,9 @@ pub struct NetworkKey {
     pub addr: Addr,
 }
 
+/// The UDP port of VXLAN on every node, the one that Linux itself proposes.
+pub const OVERLAY_PORT: u16 = 8472;
+
 /// The overlay's VXLAN network identifier, RFC 7348: there is one overlay.
 pub const OVERLAY_VNI: u32 = 1;
 

@@ -378,7 +378,7 @@ fn fragment_of(offset: u32, more: bool) -> Fragment {
 }
 
 #[inline(always)]
-pub(super) fn split_ports(word: u32) -> (Be16, Be16) {
+pub(crate) fn split_ports(word: u32) -> (Be16, Be16) {
     let [a, b, c, d] = word.to_ne_bytes();
     (Be16::from_wire(u16::from_ne_bytes([a, b])), Be16::from_wire(u16::from_ne_bytes([c, d])))
 }

@@ -36,22 +36,6 @@ pub fn to_pod<P: Packet, T: Tables>(packet: &P, family: Family, work: &mut Work,
     untranslated(packet, family, tables).is_some()
 }
 
-/// A packet that leaves by the overlay and is none of the node's own: all that matters is
-/// where to.
-#[inline(always)]
-pub fn to_overlay<P: Packet, T: Tables>(packet: &P, family: Family, work: &mut Work, tables: &T) -> bool {
-    let dst = match family {
-        Family::V4 => v4(packet),
-        Family::V6 => v6(packet),
-    };
-    let Some((dst, _)) = dst else { return false };
-    if dst.is_group() {
-        return false;
-    }
-    super::tunnel(&dst, &mut work.verdict, tables);
-    true
-}
-
 /// The pod of this node that gets the packet as it is. A function of its own, so that the
 /// verifier needn't walk on once for every reason not to know one.
 #[inline(never)]

@@ -25,6 +25,7 @@ use super::{
     metrics::{Metrics, State},
     networks::NetworkTable,
     node::{self, Node},
+    own_pods::OwnPods,
     paths::Paths,
     peer_routes::PeerRoutes,
     problems::Problems,
@@ -92,6 +93,7 @@ pub struct Agent {
     pub(super) routing: Routing,
     pub(super) networks: NetworkTable,
     pub(super) peer_routes: PeerRoutes,
+    pub(super) own_pods: OwnPods,
     pub(super) routes: HostRoutes,
     pub(super) health_checks: HealthChecks,
     /// The node's addresses that have NodePorts and health checks.
@@ -113,6 +115,8 @@ pub struct Agent {
     looked_at: Instant,
     /// When to look what shapes pods' traffic.
     shaping_at: Option<Instant>,
+    /// When to look whether the node's own devices are as they were left.
+    devices_at: Option<Instant>,
     pub(super) reclaim_at: Option<Instant>,
 }
 
@@ -190,6 +194,7 @@ impl Agent {
             ),
             networks: NetworkTable::default(),
             peer_routes: PeerRoutes::default(),
+            own_pods: OwnPods::default(),
             routes: HostRoutes::default(),
             health_checks: HealthChecks::new(vitals.subscribe()),
             node_ports: BTreeSet::new(),
@@ -203,6 +208,7 @@ impl Agent {
             look_at: began + LOOK_EVERY,
             looked_at: began,
             shaping_at: None,
+            devices_at: None,
             shaping: BTreeMap::new(),
             host_ports: HostPorts::default(),
             host_ports_of: None,
@@ -361,6 +367,12 @@ impl Agent {
                 memory::give_back();
             }
         }
+        if self.devices_at.is_some_and(|at| now >= at) {
+            self.devices_at = None;
+            if self.node.has_lost_devices(&self.netlink).await {
+                self.look_soon();
+            }
+        }
         if self.shaping_at.is_some_and(|at| now >= at) {
             self.shaping_at = None;
             self.reshape_pods().await;
@@ -388,7 +400,7 @@ impl Agent {
 
     /// When [`Agent::tick`] is due.
     pub fn next_tick(&self) -> Instant {
-        let times = [Some(self.look_at), self.shaping_at, self.reclaim_at, self.retry.at()];
+        let times = [Some(self.look_at), self.shaping_at, self.devices_at, self.reclaim_at, self.retry.at()];
         times.into_iter().flatten().min().unwrap_or(self.look_at)
     }
 
@@ -398,6 +410,11 @@ impl Agent {
             self.shaping_at.get_or_insert(Instant::now() + SHAPE_AFTER_EVENT);
         }
         let matters = match event {
+            // What we do with our own devices is told, too, and is no reason to look at all there is.
+            Event::Interface(name) if node::is_own_device(name) => {
+                self.devices_at.get_or_insert(Instant::now() + LOOK_AFTER_EVENT);
+                false
+            }
             // Pods come and go by requests.
             Event::Interface(name) => !attachment::is_host_ifname(name),
             Event::Address | Event::Lost => true,
@@ -406,7 +423,9 @@ impl Agent {
             Event::OthersRoute { destination, on_link } => {
                 *on_link || destination.prefix() == 0 || self.routing.route(destination).is_some()
             }
-            Event::OurRouteWent(destination) => self.peer_routes.has(destination) || self.routes.has(destination),
+            Event::OurRouteWent(destination) => {
+                self.peer_routes.has(destination) || self.routes.has(destination) || self.own_pods.has(destination)
+            }
         };
         if matters {
             self.look_soon();
@@ -454,10 +473,8 @@ impl Agent {
             self.look_soon();
         }
         self.todo.install |= dirty.own_node && self.cni.is_some();
-        if !dirty.nodes.is_empty() {
-            self.reserve_routes();
-        }
         for key in &dirty.nodes {
+            self.todo.routes |= self.routes.set_node(key, self.model.node(key).map(|node| &**node));
             self.routing.set_node(key, self.model.node(key));
         }
         for key in &dirty.services {

@@ -17,6 +17,7 @@ use std::{
 
 use ipnetwork::IpNetwork;
 
+use super::reserved::{Holder, Reserved};
 use crate::{
     compile,
     kernel::netlink::{Netlink, NetlinkError, Route},
@@ -56,19 +57,6 @@ impl Counts {
     }
 }
 
-/// Addresses of nodes and pods.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Reserved {
-    addresses: BTreeSet<IpAddr>,
-    networks: BTreeSet<IpNetwork>,
-}
-
-impl Reserved {
-    fn contains(&self, ip: &IpAddr) -> bool {
-        self.addresses.contains(ip) || self.networks.iter().any(|network| network.contains(*ip))
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operation {
     Set(Route),
@@ -86,23 +74,27 @@ impl HostRoutes {
         services.for_each(|service| self.set_service(&service.key, Some(service)));
     }
 
-    /// Says which addresses are nodes' and pods'; whether that touches a route.
-    pub fn set_reserved<'a>(
-        &mut self,
-        own: &BTreeSet<IpAddr>,
-        nodes: impl Iterator<Item = &'a NodeObject>,
-        cluster_cidrs: &[IpNetwork],
-    ) -> bool {
-        let mut reserved = Reserved { addresses: own.clone(), networks: cluster_cidrs.iter().copied().collect() };
-        for node in nodes {
-            reserved.addresses.extend(&node.addresses);
-            reserved.networks.extend(&node.pod_cidrs);
+    /// Says which addresses are the node's own and pods'; whether that touches a route.
+    pub fn set_own(&mut self, own: &BTreeSet<IpAddr>, cluster_cidrs: &[IpNetwork]) -> bool {
+        let own = own.iter().copied().map(IpNetwork::from);
+        self.reserve(None, own.chain(cluster_cidrs.iter().copied()))
+    }
+
+    /// A Node is so now, or gone; whether that touches a route.
+    pub fn set_node(&mut self, key: &ObjectKey, node: Option<&NodeObject>) -> bool {
+        let addresses = node.into_iter().flat_map(|node| node.addresses.iter().copied().map(IpNetwork::from));
+        let pods = node.into_iter().flat_map(|node| node.pod_cidrs.iter().copied());
+        self.reserve(Some(key.clone()), addresses.chain(pods))
+    }
+
+    fn reserve(&mut self, holder: Holder, networks: impl Iterator<Item = IpNetwork>) -> bool {
+        let before = self.changed.len();
+        for network in self.reserved.set(holder, networks) {
+            let (first, last) = ends(&network);
+            let within = self.addresses.range(first..=last).map(|(ip, _)| IpNetwork::from(*ip));
+            self.changed.extend(within);
         }
-        let before = std::mem::replace(&mut self.reserved, reserved);
-        let moved = self.addresses.keys().filter(|ip| before.contains(ip) != self.reserved.contains(ip));
-        let moved: Vec<_> = moved.map(|ip| IpNetwork::from(*ip)).collect();
-        self.changed.extend(&moved);
-        !moved.is_empty()
+        self.changed.len() > before
     }
 
     /// A Service is so now, or gone.
@@ -212,13 +204,21 @@ impl HostRoutes {
     fn wanted(&self, destination: IpNetwork) -> Option<Route> {
         let (ifindex, sources) = self.through?;
         let ip = destination.ip();
-        let is_ours = |counts: &Counts| counts.cluster > 0 || !self.reserved.contains(&ip);
+        let is_ours = |counts: &Counts| counts.cluster > 0 || !self.reserved.contains(ip);
         let is_single = IpNetwork::from(ip) == destination && self.addresses.get(&ip).is_some_and(is_ours);
         if !self.networks.contains(&destination) && !is_single {
             return None;
         }
         let source = if destination.is_ipv4() { sources.v4.map(IpAddr::V4) } else { sources.v6.map(IpAddr::V6) };
         Some(Route { destination, ifindex, gateway: None, source, mtu: None })
+    }
+}
+
+/// The first and the last address of a network.
+fn ends(network: &IpNetwork) -> (IpAddr, IpAddr) {
+    match network {
+        IpNetwork::V4(v4) => (v4.network().into(), v4.broadcast().into()),
+        IpNetwork::V6(v6) => (v6.network().into(), v6.broadcast().into()),
     }
 }
 
@@ -320,21 +320,24 @@ mod tests {
         let mut routes = HostRoutes::default();
         routes.set_networks(&networks(&["10.96.0.0/16"]), [].into_iter());
         routes.found(7, NodeAddresses::default(), vec![]);
-        routes.set_reserved(&[ip("192.0.2.1")].into(), [&other].into_iter(), &[]);
+        routes.set_own(&[ip("192.0.2.1")].into(), &[]);
+        routes.set_node(&other.key, Some(&other));
         routes.set_service(&web.key, Some(&web));
         let expected = ["10.96.0.0/16", "172.20.0.1/32", "203.0.113.1/32", "203.0.113.2/32"].map(String::from);
         assert_eq!(settle(&mut routes), (4, expected.to_vec()));
 
-        assert!(routes.set_reserved(&[ip("203.0.113.2")].into(), [&other].into_iter(), &[]));
+        assert!(routes.set_own(&[ip("203.0.113.2")].into(), &[]));
         let expected = ["10.96.0.0/16", "172.20.0.1/32", "192.0.2.1/32", "203.0.113.1/32"].map(String::from);
         assert_eq!(settle(&mut routes), (2, expected.to_vec()), "the node has got the one and lost the other");
-        assert!(!routes.set_reserved(&[ip("203.0.113.2")].into(), [&other].into_iter(), &[]));
+        assert!(!routes.set_own(&[ip("203.0.113.2")].into(), &[]));
 
         // As a ClusterIP it is a Service's, whoever else says that he has it.
         let odd = service("odd", &["192.0.2.2"]);
         routes.set_service(&odd.key, Some(&odd));
         assert_eq!(settle(&mut routes).1.len(), 5);
         routes.set_service(&odd.key, None);
+        assert!(routes.set_node(&other.key, None));
+        assert_eq!(settle(&mut routes).1.len(), 6, "what was the other node's is led, too");
         routes.set_service(&web.key, None);
         assert_eq!(settle(&mut routes).1, ["10.96.0.0/16"]);
     }

@@ -18,7 +18,7 @@ use crate::{
     kernel::{
         links::{Hook, LinkError},
         map::MapError,
-        netlink::{HostDevice, Link, Netlink, NetlinkError, OVERLAY_DEVICE},
+        netlink::{HOST_DEVICE, HOST_DEVICE_PEER, HostDevice, Link, Netlink, NetlinkError, OVERLAY_DEVICE},
         netns::{self, NetnsError},
         node_tables::NodeTables,
         programs::Program,
@@ -47,6 +47,25 @@ pub enum NodeError {
     Link(#[from] LinkError),
 }
 
+/// The names of the node's own devices.
+const OWN_DEVICES: [&str; 3] = [HOST_DEVICE, HOST_DEVICE_PEER, OVERLAY_DEVICE];
+
+/// Index, MTU and whether it is up, of each that is there.
+type OwnDevices = [Option<(u32, u32, bool)>; OWN_DEVICES.len()];
+
+/// Whether an interface of this name is one of the node's own devices.
+pub fn is_own_device(name: &str) -> bool {
+    OWN_DEVICES.contains(&name)
+}
+
+async fn own_devices(netlink: &Netlink) -> Result<OwnDevices, NetlinkError> {
+    let mut devices = OwnDevices::default();
+    for (device, name) in devices.iter_mut().zip(OWN_DEVICES) {
+        *device = netlink.link(name).await?.map(|link| (link.index, link.mtu, link.up));
+    }
+    Ok(devices)
+}
+
 /// What is known of the node.
 #[derive(Debug)]
 pub struct Node {
@@ -59,6 +78,8 @@ pub struct Node {
     host_device: Option<HostDevice>,
     /// The overlay device's index and whether it is up.
     overlay: Option<(u32, bool)>,
+    /// Whatever bears the names of the node's own devices.
+    own_devices: OwnDevices,
     sources: NodeAddresses,
     primary: NodeAddresses,
     /// The addresses of its interfaces.
@@ -79,6 +100,7 @@ impl Node {
             uplinks: Uplinks::new(flags.devices.0.clone()),
             host_device: None,
             overlay: None,
+            own_devices: OwnDevices::default(),
             sources: NodeAddresses::default(),
             primary: NodeAddresses::default(),
             present: BTreeSet::new(),
@@ -142,9 +164,18 @@ impl Node {
         self.primary = primary;
         self.present = present;
         self.mtu = self.fixed_mtu.unwrap_or_else(|| routing.pod_mtu());
-        let device = netlink.host_device(self.mtu).await?;
-        let host_ifindex = device.outer.index;
-        self.host_device = Some(device);
+        // Without it the node's own packets to Services aren't balanced one by one; all else goes on.
+        self.host_device = match netlink.host_device(self.mtu).await {
+            Err(error @ NetlinkError::Foreign { .. }) => {
+                problems.set(HOST_DEVICE, error);
+                None
+            }
+            made => {
+                problems.clear(HOST_DEVICE);
+                Some(made?)
+            }
+        };
+        let host_ifindex = self.host_device.as_ref().map_or(0, |device| device.outer.index);
         let found = netlink.find_overlay().await;
         // One that isn't ours matters only where ours is needed.
         self.overlay = match found {
@@ -152,6 +183,7 @@ impl Node {
             Err(NetlinkError::Foreign { .. }) => None,
             Err(error) => return Err(error.into()),
         };
+        self.own_devices = own_devices(netlink).await?;
         let ports = self.masquerade_ports(problems);
         self.tell(
             tables,
@@ -178,15 +210,26 @@ impl Node {
         Ok(())
     }
 
+    /// Whether the node's own devices are otherwise than they were left: of what was done
+    /// to them the kernel tells, whoever did it.
+    pub async fn has_lost_devices(&self, netlink: &Netlink) -> bool {
+        own_devices(netlink).await.is_ok_and(|now| now != self.own_devices)
+    }
+
     /// Sees to it that the overlay device is there, with programs at it before any
-    /// packet can reach it, and up.
+    /// packet can reach it, and up. `check`: even if it was when last looked at.
     pub async fn raise_overlay(
         &mut self,
         mtu: u32,
+        check: bool,
         netlink: &Netlink,
         tables: &NodeTables,
         dataplane: &Dataplane,
     ) -> Result<(), NodeError> {
+        let [.., seen] = self.own_devices;
+        if !check && self.overlay.is_some_and(|(ifindex, up)| up && seen == Some((ifindex, mtu, up))) {
+            return Ok(());
+        }
         let device = netlink.overlay(mtu).await?;
         self.overlay = Some((device.index, device.up));
         self.tell(tables, NodeConfig { overlay_ifindex: device.index, ..self.config })?;
@@ -196,6 +239,7 @@ impl Node {
             info!(device = OVERLAY_DEVICE, mtu, "nodes on other links are reached in VXLAN");
         }
         self.overlay = Some((device.index, true));
+        self.own_devices = own_devices(netlink).await?;
         Ok(())
     }
 
@@ -206,6 +250,7 @@ impl Node {
         }
         netlink.delete_overlay().await?;
         self.overlay = None;
+        self.own_devices = own_devices(netlink).await?;
         self.tell(tables, NodeConfig { overlay_ifindex: 0, ..self.config })?;
         info!(device = OVERLAY_DEVICE, "no node is reached in VXLAN any more");
         Ok(())

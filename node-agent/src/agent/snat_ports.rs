@@ -1,10 +1,14 @@
 //! Which ports masquerading may use: those that no socket of the node's own gets
-//! by chance and no NodePort has.
+//! by chance and no NodePort has, nor the overlay.
 //!
 //! This module must not know how ports are taken or given back.
 
 use std::ops::RangeInclusive;
 
+use datapath::abi::OVERLAY_PORT;
+
+/// What comes to it is the overlay's.
+const OVERLAY: RangeInclusive<u16> = OVERLAY_PORT..=OVERLAY_PORT;
 const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 /// Services of the node listen below; `sysctl net.ipv4.ip_unprivileged_port_start`.
 const FIRST: u16 = 1024;
@@ -14,7 +18,7 @@ const ENOUGH: u16 = 1024;
 /// The ports above those for outgoing connections (`net.ipv4.ip_local_port_range`),
 /// or if these are too few, the longest run of others. None: nothing worth having is left.
 pub fn choose(local: RangeInclusive<u16>) -> Option<RangeInclusive<u16>> {
-    let mut taken = [NODE_PORTS, local];
+    let mut taken = [OVERLAY, NODE_PORTS, local];
     taken.sort_by_key(|range| *range.start());
     let mut free = Vec::new();
     let mut next = Some(FIRST);
@@ -51,10 +55,10 @@ mod tests {
             ("32768\t60999", Some(61_000..=65_535)),
             ("1024\t65535", None),
             ("1025 65535", None),
-            ("15000 65535", Some(1_024..=14_999)),
-            ("32768 65535", Some(1_024..=29_999)),
+            ("15000 65535", Some(1_024..=8_471)),
+            ("32768 65535", Some(8_473..=29_999)),
             ("10000 64000", Some(64_001..=65_535)),
-            ("10000 65000", Some(1_024..=9_999)),
+            ("10000 65000", Some(1_024..=8_471)),
             ("1024 2000", Some(32_768..=65_535)),
             ("31000 40000", Some(40_001..=65_535)),
         ] {

@@ -78,7 +78,8 @@ impl Agent {
             self.node.present_addresses(),
         );
         self.todo.services |= self.services.set_node(primary, &self.node_ports);
-        self.reserve_routes();
+        // Addresses of nodes and pods are never led through our device.
+        self.todo.routes |= self.routes.set_own(self.node.present_addresses(), &self.flags.cluster_cidr);
         if self.cni.is_none() {
             let looked = self.foreign_pods.look(&self.model, &self.node, &self.netlink).await;
             self.todo.node |= !self.problems.record("interfaces of pods", looked);
@@ -94,12 +95,6 @@ impl Agent {
         let attached = attached.and_then(|()| self.prune());
         self.todo.node = !self.problems.record("programs at the node's interfaces", attached);
         self.attach_xdp(false);
-    }
-
-    /// Addresses of nodes and pods are never led through our device.
-    pub(super) fn reserve_routes(&mut self) {
-        let (own, cidrs) = (self.node.present_addresses(), &self.flags.cluster_cidr);
-        self.todo.routes |= self.routes.set_reserved(own, self.model.nodes(), cidrs);
     }
 
     fn attach_xdp(&mut self, replace: bool) {
@@ -127,12 +122,16 @@ impl Agent {
         let needs_overlay = self.routing.needs_overlay();
         if needs_overlay {
             let mtu = self.routing.underlay().overlay_mtu();
-            let raised = self.node.raise_overlay(mtu, &self.netlink, &self.node_tables, &self.dataplane).await;
+            let (check, netlink, tables) = (self.todo.check_peers, &self.netlink, &self.node_tables);
+            let raised = self.node.raise_overlay(mtu, check, netlink, tables, &self.dataplane).await;
             self.todo.peers = !self.problems.record(OVERLAY_DEVICE, raised);
         } else {
             self.todo.peers = false;
             self.problems.clear(OVERLAY_DEVICE);
         }
+        let own = self.routing.own_pod_cidrs();
+        let applied = self.own_pods.apply(&self.netlink, &own, self.todo.check_peers).await;
+        self.todo.peers |= !self.problems.record("routes to the node's own podCIDRs", applied);
         let devices = self.node.devices();
         if self.todo.check_peers || self.peer_routes.must_check() {
             let checked = self.peer_routes.check(&self.netlink, &devices, &self.routing).await;
@@ -188,7 +187,11 @@ impl Agent {
     }
 
     pub(super) async fn apply_routes(&mut self) {
-        let Some((ifindex, sources)) = self.node.host_device() else { return };
+        let Some((ifindex, sources)) = self.node.host_device() else {
+            // When it is there, it has been looked for, and then this is due.
+            self.todo.routes = false;
+            return;
+        };
         let check = self.todo.check_routes || !self.routes.lead_through(ifindex, sources);
         let checked = if check { self.routes.check(&self.netlink, ifindex, sources).await } else { Ok(()) };
         self.todo.check_routes = checked.is_err();

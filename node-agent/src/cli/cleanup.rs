@@ -124,6 +124,11 @@ fn remove_devices(run_dir: &Path) -> Result<Vec<String>, CleanupError> {
                 removed.push(format!("route to {route}"));
             }
         }
+        for network in netlink.unreachable().await? {
+            if netlink.delete_unreachable(&network).await? {
+                removed.push(format!("unreachable route to {network}"));
+            }
+        }
         if netlink.delete_host_device().await? {
             removed.push(format!("interface {HOST_DEVICE}"));
         }

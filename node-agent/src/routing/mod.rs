@@ -122,6 +122,13 @@ impl Routing {
         &self.underlay
     }
 
+    /// This node's own podCIDRs, if its pods are ours to reach.
+    pub fn own_pod_cidrs(&self) -> BTreeSet<IpNetwork> {
+        let own = self.nodes.get(&self.own).filter(|_| self.settings.wires_pods);
+        let usable = own.map(|node| self.terms().usable(node).0).unwrap_or_default();
+        usable.into_iter().filter(|network| self.claims.lost_to(&self.own, network).is_none()).collect()
+    }
+
     /// The MTU of pods' interfaces, as far as the uplinks decide it.
     pub fn pod_mtu(&self) -> u32 {
         if self.settings.wires_pods { self.underlay.pod_mtu(self.settings.mode) } else { self.underlay.mtu }

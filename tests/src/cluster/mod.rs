@@ -117,8 +117,9 @@ impl Plan {
         let sandbox = Sandbox::new();
         let directory = Arc::new(Directory::new(sandbox.directory().join("source")));
         directory.put(&manifest::service_cidr("kubernetes", &SERVICE_CIDRS));
-        let outside = Outside::new(&sandbox);
-        let site = Site { sandbox: &sandbox, router: &outside.namespace, source: &directory };
+        let joined = self.nodes.iter().any(|(_, link)| *link == Link::Far);
+        let outside = Outside::new(&sandbox, joined);
+        let site = Site { sandbox: &sandbox, router: &outside.namespace, joined, source: &directory };
         let pod_prefix = self.pod_prefix.unwrap_or(24);
         let numbered = self.nodes.iter().zip(1..);
         let spot = |link: Link, number| Spot { link, number, families: self.families, pod_prefix };
@@ -223,10 +224,10 @@ impl Outside {
     pub const ADDRESSES: [IpAddr; 2] =
         [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
 
-    fn new(sandbox: &Sandbox) -> Self {
+    fn new(sandbox: &Sandbox, joined: bool) -> Self {
         let namespace = sandbox.namespace("outside");
         for link in [Link::Near, Link::Far] {
-            namespace.ip(&link.router_setup());
+            namespace.ip(&link.router_setup(joined));
         }
         namespace.sysctl("net.ipv4.ip_forward", "1");
         namespace.sysctl("net.ipv6.conf.all.forwarding", "1");

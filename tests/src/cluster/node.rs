@@ -28,6 +28,8 @@ pub(super) struct Site<'a> {
     pub sandbox: &'a Sandbox,
     /// The namespace of the router that joins the links.
     pub router: &'a Namespace,
+    /// Whether there are nodes on more than one link.
+    pub joined: bool,
     pub source: &'a Arc<Directory>,
 }
 
@@ -64,14 +66,14 @@ struct Inner {
 impl Node {
     /// Makes the node's namespace, with an uplink into the router's bridge, and its Node object.
     pub(super) fn new(site: &Site<'_>, name: &str, spot: &Spot) -> Self {
-        let Site { sandbox, router, source } = site;
+        let Site { sandbox, router, joined, source } = site;
         let Spot { link, number, families, pod_prefix } = *spot;
         let namespace = sandbox.namespace(name);
         router.ip(&format!(
             "link add uplink-{number} type veth peer name eth0 netns {}
              link set uplink-{number} master {} up",
             namespace.name(),
-            link.bridge()
+            link.bridge(*joined)
         ));
         let addresses = link.addresses_of(10 + number, families);
         let routes = link.addresses_of(1, families).into_iter().map(|router| match router.is_ipv4() {

@@ -1,9 +1,11 @@
 //! Kubernetes objects as manifests, and the directory that stands for the API server.
 
+mod crowd;
 mod directory;
 mod endpoint;
 mod service;
 
+pub use crowd::{CROWD, Where, crowd, other_node};
 pub use directory::Directory;
 pub use endpoint::{Endpoint, EndpointSlice};
 pub use service::Service;

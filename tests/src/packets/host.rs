@@ -49,6 +49,14 @@ pub fn judge<T: Tables>(program: Program, tables: &mut T, frame: &Frame) -> (Ver
     let Some(family) = frame.family() else { return (Verdict::Pass, frame.packet.clone()) };
     let mut packet = MemoryPacket(frame.packet.clone());
     let mut work = Work::EMPTY;
+    let passes = match program {
+        Program::FromNetwork => paths::carries_overlay(&packet, family, tables),
+        Program::ToNetwork => !paths::node_may_answer(tables),
+        _ => false,
+    };
+    if passes {
+        return (Verdict::Pass, packet.0);
+    }
     let settled = match program {
         Program::FromPod | Program::FromNetwork | Program::FromOverlay => {
             glance::into_pod(&packet, family, &mut work, tables)
@@ -56,7 +64,6 @@ pub fn judge<T: Tables>(program: Program, tables: &mut T, frame: &Frame) -> (Ver
         Program::NodeToPod | Program::DeviceToPod | Program::ForwardedToPod => {
             glance::to_pod(&packet, family, &mut work, tables)
         }
-        Program::ForwardedToOverlay => glance::to_overlay(&packet, family, &mut work, tables),
         _ => false,
     };
     if settled {

@@ -139,7 +139,7 @@ impl<'a> Dial<'a> {
         status.zip(body).ok_or_else(|| answer.to_string())
     }
 
-    fn command(&self, role: &str) -> Command {
+    pub(super) fn command(&self, role: &str) -> Command {
         let mut command = self.place.command(&program_path());
         command.arg(role).arg(self.transport.to_string()).arg(self.address.to_string());
         command.args(["--style", &self.style.to_string(), "--port", &self.port.to_string()]);
@@ -160,7 +160,7 @@ pub fn forge(place: &dyn Place, transport: Transport, from: Option<SocketAddr>, 
 }
 
 #[track_caller]
-fn spawn(command: &mut Command) -> (Child, ChildStdin, BufReader<ChildStdout>) {
+pub(super) fn spawn(command: &mut Command) -> (Child, ChildStdin, BufReader<ChildStdout>) {
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
     let stdin = child.stdin.take().expect("stdin is a pipe");
@@ -168,7 +168,7 @@ fn spawn(command: &mut Command) -> (Child, ChildStdin, BufReader<ChildStdout>) {
     (child, stdin, stdout)
 }
 
-fn parse<T: serde::de::DeserializeOwned>(line: &str) -> T {
+pub(super) fn parse<T: serde::de::DeserializeOwned>(line: &str) -> T {
     serde_json::from_str(line).unwrap_or_else(|error| panic!("the traffic program printed {line:?}: {error}"))
 }
 

@@ -33,6 +33,7 @@ pub(super) fn forge(transport: Transport, from: Option<SocketAddr>, to: SocketAd
         match transport {
             Transport::Tcp => ip.tcp(port, to.port(), number as u32, 64_240).syn().write(&mut packet, &[]),
             Transport::Udp => ip.udp(port, to.port()).write(&mut packet, b"0"),
+            Transport::Sctp => return Err(io::Error::other("only TCP and UDP are forged")),
         }
         .map_err(io::Error::other)?;
         // A queue that is full is a flood's own fault.

@@ -6,15 +6,18 @@
 
 mod answer;
 mod client;
+mod crowd;
 mod dial;
 mod forge;
 mod load;
 mod program;
+mod sctp;
 mod server;
 mod socket;
 
 pub use answer::{Answer, Attempt, LoadReport, Outcome};
 pub use client::{Attempts, Dial, Load, Session, forge};
+pub use crowd::Crowd;
 pub use program::main;
 pub use server::Server;
 
@@ -38,6 +41,8 @@ pub enum Transport {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP, as far as the traffic program speaks it.
+    Sctp,
 }
 
 impl Transport {
@@ -46,6 +51,7 @@ impl Transport {
         match self {
             Self::Tcp => "TCP",
             Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
         }
     }
 }
@@ -55,6 +61,7 @@ impl fmt::Display for Transport {
         f.write_str(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         })
     }
 }
@@ -66,6 +73,7 @@ impl FromStr for Transport {
         match text {
             "tcp" => Ok(Self::Tcp),
             "udp" => Ok(Self::Udp),
+            "sctp" => Ok(Self::Sctp),
             _ => Err(format!("{text} is neither tcp nor udp")),
         }
     }

@@ -8,7 +8,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-use super::{Style, Transport, dial, forge, load, server, socket::Target};
+use super::{Style, Transport, crowd, dial, forge, load, server, socket::Target};
 
 #[derive(Parser)]
 #[command(name = "traffic", about = "Sockets for Fairlead's tests: every answer and report is one line of JSON")]
@@ -59,6 +59,14 @@ enum Role {
         #[arg(long)]
         from: Option<SocketAddr>,
     },
+    /// Ask once over each of many sockets, which stay open, for each line on stdin
+    Crowd {
+        #[command(flatten)]
+        target: TargetArguments,
+        /// How many sockets
+        #[arg(long)]
+        count: usize,
+    },
     /// Ask over and over until stdin ends, reporting the sums ten times a second
     Load {
         #[command(flatten)]
@@ -104,6 +112,7 @@ pub fn main() -> ExitCode {
         Role::Session { target } => dial::session(target.into()),
         Role::Forge { transport, to, count, from } => forge::forge(transport, from, to, count),
         Role::Get { target, path } => dial::get(target.into(), &path),
+        Role::Crowd { target, count } => crowd::crowd(target.into(), count),
         Role::Load { target, pause } => load::load(target.into(), Duration::from_micros(pause)),
     };
     match result {

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use super::{Answer, Place, Transport, program_path, socket::plain};
+use super::{Answer, Place, Transport, program_path, sctp, socket::plain};
 
 /// A running server; dropping it ends it.
 #[derive(Debug)]
@@ -23,7 +23,12 @@ impl Server {
     /// If it can't listen there.
     #[track_caller]
     pub fn start(place: &dyn Place, ports: &[(Transport, u16)]) -> Self {
-        let listen: Vec<_> = ports.iter().map(|(transport, port)| format!("{transport}:[::]:{port}")).collect();
+        let at = |transport, port| match transport {
+            // Raw sockets are of one family each.
+            Transport::Sctp => vec![format!("{transport}:0.0.0.0:{port}"), format!("{transport}:[::]:{port}")],
+            _ => vec![format!("{transport}:[::]:{port}")],
+        };
+        let listen: Vec<_> = ports.iter().flat_map(|(transport, port)| at(*transport, *port)).collect();
         Self::start_at(place, &listen)
     }
 
@@ -68,6 +73,10 @@ pub(super) fn serve(name: &str, listen: &[String]) -> io::Result<()> {
                 let socket = UdpSocket::bind(address)?;
                 thread::spawn(move || serve_udp(&name, &socket));
             }
+            Transport::Sctp => {
+                let port = sctp::Port::open(address.is_ipv6(), address.port())?;
+                thread::spawn(move || serve_sctp(&name, &port));
+            }
         }
     }
     println!("ready");
@@ -104,6 +113,15 @@ fn serve_udp(name: &str, socket: &UdpSocket) {
         let Ok((length, client)) = socket.recv_from(&mut buffer) else { continue };
         if let Ok(answer) = answer(name, &buffer[..length], plain(client), at) {
             let _ = socket.send_to(&answer, client);
+        }
+    }
+}
+
+fn serve_sctp(name: &str, port: &sctp::Port) {
+    loop {
+        let Ok((request, client)) = port.request() else { continue };
+        if let Ok(answer) = answer(name, &request, plain(client), port.at()) {
+            let _ = port.answer(&answer, client);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use socket2::{Domain, Socket as RawSocket, Type};
 
-use super::{Answer, Attempt, Outcome, Style, Transport};
+use super::{Answer, Attempt, Outcome, Style, Transport, sctp};
 
 /// Whom to ask, how, and how long to wait.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +57,7 @@ enum Socket {
     Tcp(BufReader<TcpStream>),
     Connected(UdpSocket),
     Addressed(UdpSocket, SocketAddr),
+    Sctp(sctp::Port, SocketAddr),
 }
 
 impl Client {
@@ -106,6 +107,11 @@ impl Socket {
             stream.set_nodelay(true)?;
             return Ok(Self::Tcp(BufReader::new(stream)));
         }
+        if target.transport == Transport::Sctp {
+            let port = sctp::Port::any(target.address.is_ipv6())?;
+            port.set_timeout(target.timeout)?;
+            return Ok(Self::Sctp(port, target.address));
+        }
         let socket = UdpSocket::bind(target.own())?;
         socket.set_read_timeout(Some(target.timeout))?;
         if target.style == Style::Addressed {
@@ -138,6 +144,22 @@ impl Socket {
                     Ok(length)
                 })
             }
+            Self::Sctp(port, from) => {
+                port.ask(text.as_bytes(), target.address)?;
+                let end = Instant::now() + target.timeout;
+                while Instant::now() < end {
+                    let (bytes, source) = port.answered()?;
+                    // Answers to others come by, too.
+                    match parse(&bytes) {
+                        Ok(answer) if source == target.address && answer.request == request => {
+                            *from = source;
+                            return Ok(answer);
+                        }
+                        _ => {}
+                    }
+                }
+                Err(io::ErrorKind::TimedOut.into())
+            }
         }
     }
 
@@ -145,7 +167,7 @@ impl Socket {
         match self {
             Self::Tcp(stream) => stream.get_ref().peer_addr(),
             Self::Connected(socket) => socket.peer_addr(),
-            Self::Addressed(_, from) => Ok(*from),
+            Self::Addressed(_, from) | Self::Sctp(_, from) => Ok(*from),
         }
     }
 }

@@ -14,6 +14,7 @@ mod neighbour;
 mod overlay;
 mod route;
 mod shaping;
+mod unreachable;
 mod uplink;
 
 use std::io;

@@ -4,6 +4,7 @@
 //! packet, by a program. A restarted agent recognises it by name, kind, port and
 //! being such a device.
 
+pub use datapath::abi::OVERLAY_PORT;
 use rtnetlink::LinkVxlan;
 
 use super::{Link, Netlink, NetlinkError};
@@ -11,8 +12,6 @@ use crate::kernel::sysctl;
 
 /// The device's name.
 pub const OVERLAY_DEVICE: &str = "fairlead-vxlan";
-/// The UDP port of VXLAN on every node, the one that Linux itself proposes.
-pub const OVERLAY_PORT: u16 = 8472;
 
 impl Netlink {
     /// The device, made if it is absent, with the given MTU; it may not be up yet.

@@ -152,9 +152,10 @@ impl Netlink {
         Ok(routes)
     }
 
-    /// The routes that Fairlead made, in this run or an earlier one.
+    /// The routes that Fairlead made, in this run or an earlier one, but for unreachable ones.
     pub async fn our_routes(&self) -> Result<Vec<Route>, NetlinkError> {
-        Ok(self.main_routes().await?.iter().filter(|m| is_ours(m)).filter_map(Route::from_message).collect())
+        let ours = |m: &&RouteMessage| is_ours(m) && m.header.kind == RouteType::Unicast;
+        Ok(self.main_routes().await?.iter().filter(ours).filter_map(Route::from_message).collect())
     }
 
     /// Our routes, and where others' stand in their way.
@@ -162,7 +163,8 @@ impl Netlink {
         let mut standing = StandingRoutes::default();
         for message in self.main_routes().await? {
             if is_ours(&message) {
-                standing.ours.extend(Route::from_message(&message));
+                let is_unicast = message.header.kind == RouteType::Unicast;
+                standing.ours.extend(is_unicast.then(|| Route::from_message(&message)).flatten());
             } else if comes_first(&message) {
                 standing.foreign.extend(destination(&message));
             }

@@ -6,6 +6,7 @@ mod churn;
 mod cold_start;
 mod connections;
 mod forwarding;
+mod joining;
 mod latency;
 mod programs;
 mod stream;
@@ -43,6 +44,7 @@ pub const CASES: &[Case] = &[
     Case { name: "latency-udp", about: "request-response over one UDP socket", run: latency::udp },
     Case { name: "stream", about: "iperf3 TCP, one stream", run: stream::run },
     Case { name: "between-nodes", about: "connections and a stream to a pod of another node", run: between_nodes::run },
+    Case { name: "joining", about: "1,000 other nodes, and one more that joins", run: joining::run },
     Case { name: "programs", about: "cost per packet and size of each eBPF program", run: programs::run },
     Case { name: "xdp", about: "cost per packet at XDP", run: xdp::run },
     Case {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use datapath::abi::{DropReason, Family};
+use datapath::abi::{DropReason, Family, OVERLAY_PORT};
 
 use super::{CLIENT, OTHER, PROTOCOLS, name};
 use crate::packets::{
@@ -166,6 +166,13 @@ fn to_known_networks(protocol: u8, family: Family) -> Case {
         .same(ForwardedToOverlay, to(Place::TunnelPod), Tunnel(Place::Peer))
         .dropped(ForwardedToOverlay, to(Place::RemotePod), DropReason::NoTunnel)
         .same(FromOverlay, opening(protocol, Place::TunnelPod.at(family, WEB), client), ToPod(CLIENT))
+        // What carries the overlay's packets, and what is beside it.
+        .same(FromNetwork, opening(protocol, Place::Peer.at(family, 4000), Place::Node.at(family, OVERLAY_PORT)), Pass)
+        .same(
+            FromNetwork,
+            opening(protocol, Place::Peer.at(family, 4000), CLIENT.at(family, OVERLAY_PORT)),
+            ToPod(CLIENT),
+        )
 }
 
 fn no_address_to_hide_behind(protocol: u8, family: Family) -> Case {
