@@ -117,6 +117,19 @@ impl Headers {
         matches!(self.transport, Transport::Tcp(_) | Transport::Udp | Transport::Sctp)
     }
 
+    /// Whether the packet is all of a TCP segment or UDP datagram, right behind an IP header
+    /// without options.
+    #[inline(always)]
+    pub const fn is_plain(&self) -> bool {
+        let bare = match self.family {
+            Family::V4 => 20,
+            Family::V6 => 40,
+        };
+        self.l4 == bare
+            && matches!(self.fragment, Fragment::Whole)
+            && matches!(self.transport, Transport::Tcp(_) | Transport::Udp)
+    }
+
     /// Whether the packet shows by what it belongs to a flow: ports, or an echo's identifier.
     #[inline(always)]
     pub const fn has_flow(&self) -> bool {
@@ -155,8 +168,8 @@ pub fn parse<P: Packet>(packet: &P, family: Family, headers: &mut Headers) -> Re
     parse_transport(packet, headers)
 }
 
-/// What [`parse`] does, for packets like most, at less cost: all of a TCP segment or UDP
-/// datagram right behind the IP header, at hand for a glance. False: it is another, or
+/// What [`parse`] does at less cost for packets like most: those that are
+/// [`Headers::is_plain`], at hand for a glance. False: it is another, or
 /// one to be dropped, and `headers` say nothing.
 #[inline(always)]
 pub fn parse_plain<P: Packet>(packet: &P, family: Family, headers: &mut Headers) -> bool {
@@ -195,7 +208,7 @@ fn plain_v4<P: Packet>(packet: &P, headers: &mut Headers) -> Option<u32> {
     let (first, identification) = (u32::from_be(first), u32::from_be(identification));
     let ttl_protocol = u32::from_be(ttl_protocol);
     headers.protocol = (ttl_protocol >> 16) as u8;
-    if first >> 24 != 0x45 || identification & 0x3fff != 0 || !is_plain(headers.protocol) {
+    if first >> 24 != 0x45 || identification & 0x3fff != 0 || !has_plain_form(headers.protocol) {
         return None;
     }
     headers.src = Addr::v4(src);
@@ -214,7 +227,7 @@ fn plain_v6<P: Packet>(packet: &P, headers: &mut Headers) -> Option<u32> {
     let [first, length_next, s0, s1, s2, s3, d0, d1, d2, d3, ports]: [u32; 11] = packet.glance()?;
     let length_next = u32::from_be(length_next);
     headers.protocol = (length_next >> 8) as u8;
-    if u32::from_be(first) >> 28 != 6 || !is_plain(headers.protocol) {
+    if u32::from_be(first) >> 28 != 6 || !has_plain_form(headers.protocol) {
         return None;
     }
     headers.src = Addr::v6([s0, s1, s2, s3]);
@@ -227,7 +240,7 @@ fn plain_v6<P: Packet>(packet: &P, headers: &mut Headers) -> Option<u32> {
     Some(40)
 }
 
-const fn is_plain(protocol: u8) -> bool {
+const fn has_plain_form(protocol: u8) -> bool {
     matches!(protocol, protocol::TCP | protocol::UDP)
 }
 

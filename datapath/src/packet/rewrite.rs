@@ -42,46 +42,60 @@ pub fn rewrite<P: Packet>(packet: &mut P, headers: &mut Headers, ends: &Ends) ->
     Ok(())
 }
 
-/// What [`rewrite`] and, with `hop`, [`take_hop`] make of a packet that
-/// [`super::headers::parse_plain`] reads and whose checksum is finished, in one go.
+/// What is known and wanted of a packet for [`rewrite_plain`].
+#[derive(Clone, Copy, Debug)]
+pub struct Plain {
+    /// It makes a hop.
+    pub hop: bool,
+    /// Its checksum is finished, and not left to a network card.
+    pub finished: bool,
+}
+
+/// What [`rewrite`] and [`take_hop`] make of a packet that is [`Headers::is_plain`], in one
+/// go: addresses and ports lie side by side there.
 ///
 /// # Errors
 /// As for [`rewrite`].
 #[inline(never)]
-pub fn rewrite_finished<P: Packet>(
+pub fn rewrite_plain<P: Packet>(
     packet: &mut P,
     headers: &mut Headers,
     ends: &Ends,
-    hop: bool,
+    how: Plain,
 ) -> Result<(), AccessError> {
-    let hops = headers.hops.wrapping_sub(u8::from(hop));
+    let hops = headers.hops.wrapping_sub(u8::from(how.hop));
+    let (old_ports, ports) = (join_ports(headers.src_port, headers.dst_port), join_ports(ends.src_port, ends.dst_port));
     let (addresses, l4) = match headers.family {
         Family::V4 => {
-            let [old, src, dst] = packet.read(8).ok_or(AccessError)?;
-            let addresses = Change::NONE.word(src, ends.src.v4_word()).word(dst, ends.dst.v4_word());
-            let [ttl, protocol, a, b] = old.to_ne_bytes();
+            let [old] = packet.read(8).ok_or(AccessError)?;
+            let (src, dst) = (ends.src.v4_word(), ends.dst.v4_word());
+            let addresses = Change::NONE.word(headers.src.v4_word(), src).word(headers.dst.v4_word(), dst);
+            let [ttl, protocol, a, b] = u32::to_ne_bytes(old);
             let pair = |ttl| u32::from(u16::from_ne_bytes([ttl, protocol]));
             let change = addresses.word(pair(ttl), pair(hops));
             let [a, b] = checksum::update(u16::from_ne_bytes([a, b]), change.sum()).to_ne_bytes();
-            let new = u32::from_ne_bytes([hops, protocol, a, b]);
-            packet.write(8, [new, ends.src.v4_word(), ends.dst.v4_word()])?;
+            packet.write(8, [u32::from_ne_bytes([hops, protocol, a, b]), src, dst, ports])?;
             (addresses, 20)
         }
         Family::V6 => {
-            let [old, s0, s1, s2, s3, d0, d1, d2, d3]: [u32; 9] = packet.read(4).ok_or(AccessError)?;
-            let [a, b, next, _] = old.to_ne_bytes();
-            let ([e0, e1, e2, e3], [f0, f1, f2, f3]) = (ends.src.0, ends.dst.0);
-            packet.write(4, [u32::from_ne_bytes([a, b, next, hops]), e0, e1, e2, e3, f0, f1, f2, f3])?;
-            let (from, to) = ([s0, s1, s2, s3, d0, d1, d2, d3], [e0, e1, e2, e3, f0, f1, f2, f3]);
-            (Change::NONE.words(from, to), 40)
+            let [old] = packet.read(4).ok_or(AccessError)?;
+            let [a, b, next, _] = u32::to_ne_bytes(old);
+            let ([s0, s1, s2, s3], [d0, d1, d2, d3]) = (ends.src.0, ends.dst.0);
+            packet.write(4, [u32::from_ne_bytes([a, b, next, hops]), s0, s1, s2, s3, d0, d1, d2, d3, ports])?;
+            (Change::NONE.words(headers.src.0, ends.src.0).words(headers.dst.0, ends.dst.0), 40)
         }
     };
     let udp = headers.protocol == protocol::UDP;
+    let checksum_at = l4 + if udp { 6 } else { 16 };
     let of = ChecksumOf { pseudo_header: false, zero_is_none: udp, v6: headers.family == Family::V6 };
-    let to = join_ports(ends.src_port, ends.dst_port);
-    let change = addresses.word(join_ports(headers.src_port, headers.dst_port), to);
-    packet.adjust_checksum(l4 + if udp { 6 } else { 16 }, change.sum(), of)?;
-    packet.write(l4, [to])?;
+    if how.finished {
+        packet.adjust_checksum(checksum_at, addresses.word(old_ports, ports).sum(), of)?;
+    } else {
+        packet.adjust_checksum(checksum_at, addresses.sum(), ChecksumOf { pseudo_header: true, ..of })?;
+        if old_ports != ports {
+            packet.adjust_checksum(checksum_at, Change::NONE.word(old_ports, ports).sum(), of)?;
+        }
+    }
     headers.hops = hops;
     (headers.src, headers.dst) = (ends.src, ends.dst);
     (headers.src_port, headers.dst_port) = (ends.src_port, ends.dst_port);

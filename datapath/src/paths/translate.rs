@@ -14,7 +14,7 @@ use crate::{
         headers::{Fragment, Headers, Transport},
         icmp_error::{self, Quote},
         reject::{self, Answer},
-        rewrite::{self, Ends},
+        rewrite::{self, Ends, Plain},
     },
     select::{self, Dial, Refusal, Scope},
     tables::Tables,
@@ -181,11 +181,11 @@ impl Changes {
 /// ways, so that the verifier needn't walk it for each.
 #[inline(never)]
 pub(super) fn write<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
+    let Changes { ends, hops } = work.changes;
     let mut written = Ok(());
-    if work.changes.ends {
-        written = apply(packet, work, tables);
-    }
-    if work.changes.hops && written.is_ok() {
+    if ends {
+        written = apply(packet, work, tables, hops);
+    } else if hops {
         written = rewrite::take_hop(packet, &mut work.headers);
     }
     if written.is_err() {
@@ -193,23 +193,27 @@ pub(super) fn write<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, table
     }
 }
 
-/// Rewrites the packet as its flow says.
+/// Rewrites the packet as its flow says; `hop`: it makes one, too.
 ///
 /// # Errors
 /// It could not be rewritten, and may be half written.
 #[inline(always)]
-fn apply<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) -> Result<(), AccessError> {
+fn apply<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T, hop: bool) -> Result<(), AccessError> {
     if work.member.ended {
         track::end(tables, &work.key, &work.ends);
     }
     let headers = &mut work.headers;
     work.came_with =
         Ends { src: headers.src, dst: headers.dst, src_port: headers.src_port, dst_port: headers.dst_port };
-    if work.member.is_error {
-        icmp_error::rewrite_error(packet, headers, &work.member.quote, &work.ends)
-    } else {
-        rewrite::rewrite(packet, headers, &work.ends)
+    if headers.is_plain() {
+        return rewrite::rewrite_plain(packet, headers, &work.ends, Plain { hop, finished: false });
     }
+    if work.member.is_error {
+        icmp_error::rewrite_error(packet, headers, &work.member.quote, &work.ends)?;
+    } else {
+        rewrite::rewrite(packet, headers, &work.ends)?;
+    }
+    if hop { rewrite::take_hop(packet, headers) } else { Ok(()) }
 }
 
 /// What [`prepare`] found.

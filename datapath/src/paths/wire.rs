@@ -17,7 +17,7 @@ use crate::{
     packet::{
         Packet, checksum,
         headers::{self, Headers, Transport},
-        rewrite::{self, Ends},
+        rewrite::{self, Ends, Plain},
     },
     tables::Tables,
     track,
@@ -72,7 +72,8 @@ pub fn from_wire<P: Packet, T: Tables>(
         track::end(tables, &work.key, &work.ends);
     }
     // All that is written has been read, so this doesn't fail.
-    match rewrite::rewrite_finished(packet, &mut work.headers, &work.ends, place == Taken::Out) {
+    let how = Plain { hop: place == Taken::Out, finished: true };
+    match rewrite::rewrite_plain(packet, &mut work.headers, &work.ends, how) {
         Ok(()) => place,
         Err(_) => Taken::Untouched,
     }
