@@ -118,7 +118,9 @@ fn an_uplink_that_is_nobodys_by_name() {
     assert_soon_well(a);
     assert_soon_reached(&pods[0], &pods[1]);
 
-    // Another interface takes its place.
+    // Another interface takes its place, and says so: else node-b would believe for half a minute
+    // in the MAC address that it knows.
+    a.namespace().sysctl("net.ipv6.conf.all.ndisc_notify", "1");
     a.namespace().ip("link del wan0");
     assert_soon_reported(a, &["uplinks", "none"]);
     let peer = format!(

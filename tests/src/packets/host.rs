@@ -58,9 +58,8 @@ pub fn judge<T: Tables>(program: Program, tables: &mut T, frame: &Frame) -> (Ver
         return (Verdict::Pass, packet.0);
     }
     let settled = match program {
-        Program::FromPod | Program::FromNetwork | Program::FromOverlay => {
-            glance::into_pod(&packet, family, &mut work, tables)
-        }
+        Program::FromPod => glance::from_pod(&mut packet, family, &mut work, tables),
+        Program::FromNetwork | Program::FromOverlay => glance::into_pod(&packet, family, &mut work, tables),
         Program::NodeToPod | Program::DeviceToPod | Program::ForwardedToPod => {
             glance::to_pod(&packet, family, &mut work, tables)
         }
