@@ -5,10 +5,11 @@ use std::{collections::HashMap, vec::Vec};
 use crate::{
     abi::{
         Addr, AffinityKey, AffinityValue, Backend, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey,
-        FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, SocketPeerKey,
-        SocketPeerValue, SourceRangeKey,
+        FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, PolicyNetworkKey,
+        PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey, SocketPeerKey, SocketPeerValue, SourceRangeKey,
     },
     packet::{AccessError, ChecksumOf, Packet, checksum},
+    policy::PolicyTables,
     tables::{Inserted, Tables},
 };
 
@@ -139,6 +140,41 @@ impl Tables for MemoryTables {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z >> 32) as u32
+    }
+}
+
+/// The tables of policy.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[expect(missing_docs, reason = "each field is the table of its name")]
+pub struct MemoryPolicy {
+    pub peers: HashMap<PolicyPeerKey, u32>,
+    pub networks: HashMap<PolicyNetworkKey, u32>,
+    pub verdicts: HashMap<PolicyVerdictKey, PolicyVerdict>,
+    pub ports: HashMap<PolicyPortKey, u32>,
+}
+
+impl PolicyTables for MemoryPolicy {
+    fn policy_peer(&self, key: &PolicyPeerKey) -> Option<u32> {
+        self.peers.get(key).copied()
+    }
+    fn policy_network(&self, generation: u32, addr: &Addr) -> Option<u32> {
+        (0..=128).rev().find_map(|len| {
+            let kept = if len == 0 { 0 } else { bits(addr) & u128::MAX << (128 - len) };
+            let addr = core::net::Ipv6Addr::from(kept).into();
+            let prefix_len = PolicyNetworkKey::GENERATION_BITS + len;
+            self.networks.get(&PolicyNetworkKey { prefix_len, generation, addr }).copied()
+        })
+    }
+    fn policy_verdict(&self, key: &PolicyVerdictKey) -> Option<PolicyVerdict> {
+        self.verdicts.get(key).copied()
+    }
+    fn policy_port(&self, key: &PolicyPortKey) -> Option<u32> {
+        (0..=16).find_map(|wild| {
+            let port = crate::abi::Be16::new((u32::from(key.port.get()) >> wild << wild) as u16);
+            self.ports
+                .get(&PolicyPortKey { prefix_len: PolicyPortKey::PROTOCOL_BITS + 16 - wild, port, ..*key })
+                .copied()
+        })
     }
 }
 
