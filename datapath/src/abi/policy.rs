@@ -15,17 +15,17 @@ pub struct PodPolicy {
     /// The set of its policies, whose upper eight bits are the generation of the
     /// peers' classes by which it is judged; 0: no policy selects the pod.
     pub set: u32,
-    /// Bits below.
+    /// Some of [`super::PodValue::POLICY`].
     pub flags: u32,
 }
 
 impl PodPolicy {
     /// No policy selects the pod.
     pub const NONE: Self = Self { set: 0, flags: 0 };
-    /// What comes to the pod must be allowed.
-    pub const INGRESS: u32 = 1 << 0;
-    /// What the pod sends must be allowed.
-    pub const EGRESS: u32 = 1 << 1;
+    /// See [`super::PodValue::INGRESS_POLICY`].
+    pub const INGRESS: u32 = super::PodValue::INGRESS_POLICY;
+    /// See [`super::PodValue::EGRESS_POLICY`].
+    pub const EGRESS: u32 = super::PodValue::EGRESS_POLICY;
     /// By how many bits a generation stands above the rest of a set's number.
     pub const GENERATION_SHIFT: u32 = 24;
 }
@@ -115,7 +115,21 @@ impl PolicyPortKey {
     }
 }
 
+/// What is noted of a flow of which an end is a pod that some policy selects, by the key of
+/// the packets that travel as its first one did.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct PolicyFlow {
+    /// Monotonic seconds when the last packet passed.
+    pub last_seen: u32,
+    /// The epoch in which the policies of the pod that began it allowed it; 0: none.
+    pub egress: u32,
+    /// The epoch in which the policies of the pod at the other end allowed it; 0: none.
+    pub ingress: u32,
+}
+
 assert_size!(
+    PolicyFlow = 12,
     PodPolicy = 8,
     PolicyPeerKey = 20,
     PolicyNetworkKey = 24,

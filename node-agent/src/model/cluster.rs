@@ -284,6 +284,11 @@ impl Model {
         self.pods.get(key).map(Arc::as_ref)
     }
 
+    /// The same, to share.
+    pub fn shared_pod(&self, key: &ObjectKey) -> Option<&Arc<Pod>> {
+        self.pods.get(key)
+    }
+
     /// All Pods of the cluster, by key.
     pub fn pods(&self) -> impl ExactSizeIterator<Item = &Pod> {
         self.pods.values().map(Arc::as_ref)

@@ -310,6 +310,12 @@ fn difference(before: &BTreeMap<(Kind, ObjectKey), Object>, after: &BTreeMap<(Ki
                 dirty.nodes.insert(key);
             }
             Kind::ServiceCidr => dirty.service_cidrs = true,
+            Kind::Namespace => {
+                dirty.namespaces.insert(key);
+            }
+            Kind::NetworkPolicy => {
+                dirty.policies.insert(key);
+            }
         }
     }
     dirty
@@ -319,6 +325,8 @@ fn includes(outer: &Dirty, inner: &Dirty) -> bool {
     outer.services.is_superset(&inner.services)
         && outer.pods.is_superset(&inner.pods)
         && outer.nodes.is_superset(&inner.nodes)
+        && outer.namespaces.is_superset(&inner.namespaces)
+        && outer.policies.is_superset(&inner.policies)
         && outer.own_node >= inner.own_node
         && outer.service_cidrs >= inner.service_cidrs
 }

@@ -253,7 +253,7 @@ impl PolicyEngine {
         let Some(found) = self.sets.get(set) else { return PodPolicy::NONE };
         let flag = |direction, flag| if found.isolates(direction) { flag } else { 0 };
         let flags = flag(Direction::Ingress, PodPolicy::INGRESS) | flag(Direction::Egress, PodPolicy::EGRESS);
-        PodPolicy { set: self.set_number(set), flags }
+        PodPolicy { set: self.number(set), flags }
     }
 
     /// Puts what changed into writes, which are to be made in order.

@@ -15,9 +15,9 @@ use super::{
 };
 
 impl PolicyEngine {
-    /// A set's number in the tables.
-    pub(super) fn set_number(&self, set: u32) -> u32 {
-        self.generation << PodPolicy::GENERATION_SHIFT | set
+    /// The number of a set, or of a list of ports, in the tables.
+    pub(super) fn number(&self, id: u32) -> u32 {
+        self.generation << PodPolicy::GENERATION_SHIFT | id
     }
 
     pub(super) fn network_key(&self, network: &Network) -> PolicyNetworkKey {
@@ -29,7 +29,7 @@ impl PolicyEngine {
     }
 
     fn verdict_key(&self, set: u32, class: u32, direction: Direction) -> PolicyVerdictKey {
-        PolicyVerdictKey { set: self.set_number(set), class, direction: direction as u32 }
+        PolicyVerdictKey { set: self.number(set), class, direction: direction as u32 }
     }
 
     /// The class of these items; nothing at all is class 0.
@@ -91,13 +91,14 @@ impl PolicyEngine {
         let mut verdict = PolicyVerdict { rule: outcome.rule, ports: 0 };
         if !outcome.ports.is_empty() {
             let list = outcome.ports.into_boxed_slice();
-            verdict.ports = self.lists.find(&list).unwrap_or_else(|| {
+            let id = self.lists.find(&list).unwrap_or_else(|| {
                 let id = self.lists.add(list.clone(), ());
-                let keys = port_keys(id, &list).into_iter();
+                let keys = port_keys(self.number(id), &list).into_iter();
                 writes.new.extend(keys.map(|(key, rule)| PolicyOp::Port(key, Some(rule))));
                 id
             });
-            self.lists.hold(verdict.ports);
+            self.lists.hold(id);
+            verdict.ports = self.number(id);
         }
         self.verdicts.insert(key, verdict);
         writes.new.push(PolicyOp::Verdict(key, Some(verdict)));
@@ -107,7 +108,7 @@ impl PolicyEngine {
         if let Some(verdict) = self.verdicts.remove(&key) {
             writes.push(PolicyOp::Verdict(key, None));
             if verdict.ports != 0 {
-                self.lists.let_go(verdict.ports);
+                self.lists.let_go(verdict.ports & !(u32::MAX << PodPolicy::GENERATION_SHIFT));
             }
         }
     }
@@ -126,7 +127,7 @@ impl PolicyEngine {
         }
         for list in self.lists.idle() {
             let (ports, ()) = self.lists.remove(list);
-            let keys = port_keys(list, &ports).into_iter();
+            let keys = port_keys(self.number(list), &ports).into_iter();
             removed.extend(keys.map(|(key, _)| PolicyOp::Port(key, None)));
         }
         self.forget_unused_versions();
