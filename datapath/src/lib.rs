@@ -17,6 +17,7 @@ pub mod masquerade;
 pub mod memory;
 pub mod packet;
 pub mod paths;
+pub mod policy;
 pub mod select;
 pub mod socket;
 pub mod tables;

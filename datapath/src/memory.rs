@@ -5,10 +5,12 @@ use std::{collections::HashMap, vec::Vec};
 use crate::{
     abi::{
         Addr, AffinityKey, AffinityValue, Backend, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey,
-        FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, SocketPeerKey,
+        FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, PolicyFlow,
+        PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey, SocketPeerKey,
         SocketPeerValue, SourceRangeKey,
     },
     packet::{AccessError, ChecksumOf, Packet, checksum},
+    policy::PolicyTables,
     tables::{Inserted, Tables},
 };
 
@@ -30,6 +32,9 @@ pub struct MemoryTables {
     pub flows: HashMap<FlowKey, FlowValue>,
     pub fragments: HashMap<FragmentKey, FragmentValue>,
     pub socket_peers: HashMap<SocketPeerKey, SocketPeerValue>,
+    pub policy: MemoryPolicy,
+    pub policy_epoch: u32,
+    pub policy_flows: HashMap<FlowKey, PolicyFlow>,
     /// What [`Tables::now`] says.
     pub now: u64,
     /// The state of the random numbers; equal states give equal numbers.
@@ -129,6 +134,15 @@ impl Tables for MemoryTables {
     fn set_socket_peer(&mut self, key: &SocketPeerKey, value: &SocketPeerValue) {
         self.socket_peers.insert(*key, *value);
     }
+    fn policy_epoch(&self) -> u32 {
+        self.policy_epoch
+    }
+    fn policy_flow<R>(&mut self, key: &FlowKey, read: impl FnOnce(&mut PolicyFlow) -> R) -> Option<R> {
+        self.policy_flows.get_mut(key).map(read)
+    }
+    fn set_policy_flow(&mut self, key: &FlowKey, value: &PolicyFlow) {
+        self.policy_flows.insert(*key, *value);
+    }
     fn now(&self) -> u64 {
         self.now
     }
@@ -139,6 +153,56 @@ impl Tables for MemoryTables {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z >> 32) as u32
+    }
+}
+
+impl PolicyTables for MemoryTables {
+    fn policy_peer(&self, key: &PolicyPeerKey) -> Option<u32> {
+        self.policy.policy_peer(key)
+    }
+    fn policy_network(&self, generation: u32, addr: &Addr) -> Option<u32> {
+        self.policy.policy_network(generation, addr)
+    }
+    fn policy_verdict(&self, key: &PolicyVerdictKey) -> Option<PolicyVerdict> {
+        self.policy.policy_verdict(key)
+    }
+    fn policy_port(&self, key: &PolicyPortKey) -> Option<u32> {
+        self.policy.policy_port(key)
+    }
+}
+
+/// The tables of policy.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[expect(missing_docs, reason = "each field is the table of its name")]
+pub struct MemoryPolicy {
+    pub peers: HashMap<PolicyPeerKey, u32>,
+    pub networks: HashMap<PolicyNetworkKey, u32>,
+    pub verdicts: HashMap<PolicyVerdictKey, PolicyVerdict>,
+    pub ports: HashMap<PolicyPortKey, u32>,
+}
+
+impl PolicyTables for MemoryPolicy {
+    fn policy_peer(&self, key: &PolicyPeerKey) -> Option<u32> {
+        self.peers.get(key).copied()
+    }
+    fn policy_network(&self, generation: u32, addr: &Addr) -> Option<u32> {
+        (0..=128).rev().find_map(|len| {
+            let kept = if len == 0 { 0 } else { bits(addr) & u128::MAX << (128 - len) };
+            let addr = core::net::Ipv6Addr::from(kept).into();
+            let prefix_len = PolicyNetworkKey::GENERATION_BITS + len;
+            self.networks.get(&PolicyNetworkKey { prefix_len, generation, addr }).copied()
+        })
+    }
+    fn policy_verdict(&self, key: &PolicyVerdictKey) -> Option<PolicyVerdict> {
+        self.verdicts.get(key).copied()
+    }
+    fn policy_port(&self, key: &PolicyPortKey) -> Option<u32> {
+        (0..=16).find_map(|wild| {
+            let port = crate::abi::Be16::new((u32::from(key.port.get()) >> wild << wild) as u16);
+            self.ports
+                .get(&PolicyPortKey { prefix_len: PolicyPortKey::PROTOCOL_BITS + 16 - wild, port, ..*key })
+                .copied()
+        })
     }
 }
 

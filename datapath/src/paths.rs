@@ -19,6 +19,7 @@
 //! one look-up. What was rewritten is delivered or dropped, never passed half done.
 
 mod carrier;
+mod filter;
 pub mod glance;
 mod outside;
 mod translate;
@@ -62,6 +63,8 @@ pub struct Work {
     changes: Changes,
     /// The flow that it begins.
     flow: NewFlow,
+    /// What policies are asked.
+    asked: filter::Asked,
     /// What becomes of it. Written here, each by itself, rather than returned: a verdict
     /// that says little would leave registers unset that one which says more fills, and
     /// the verifier lets nobody copy these.
@@ -79,6 +82,7 @@ impl Work {
         member: Member::NONE,
         changes: Changes::NONE,
         flow: NewFlow::EMPTY,
+        asked: filter::Asked::NOTHING,
         verdict: Verdict::Pass,
     };
 
@@ -131,6 +135,16 @@ pub enum Verdict {
 #[inline(always)]
 pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
     direct_from_pod(packet, work, tables);
+    filter::incoming(packet, work, tables);
+    translate::write(packet, work, tables);
+}
+
+/// The same of a pod that some policy selects; `ifindex`: the node's end of its pair.
+#[inline(always)]
+pub fn from_judged_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T, ifindex: u32) {
+    direct_from_pod(packet, work, tables);
+    filter::outgoing(packet, work, tables, ifindex);
+    filter::incoming(packet, work, tables);
     translate::write(packet, work, tables);
 }
 
@@ -185,8 +199,19 @@ pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mu
     let Some(pod) = tables.pod(&work.headers.dst) else { return };
     if pod.flags & PodValue::HELD != 0 && !from_node {
         work.verdict = Verdict::Drop(DropReason::PodHeld);
-    } else if pod.nat_protocols & suspects(&work.headers, PodValue::client_bit) != 0 {
+        return;
+    }
+    let (answers, judged) = (
+        pod.nat_protocols & suspects(&work.headers, PodValue::client_bit) != 0,
+        pod.flags & PodValue::POLICY != 0 && !from_node,
+    );
+    if answers {
         translate::answer(packet, work, tables);
+    }
+    if judged {
+        filter::into_pod(packet, work, tables);
+    }
+    if answers {
         translate::write(packet, work, tables);
     }
 }
@@ -245,6 +270,7 @@ fn names_frontend<T: Tables>(headers: &Headers, tables: &T) -> bool {
 #[inline(always)]
 pub fn from_network<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
     direct_from_network(packet, work, tables);
+    filter::incoming(packet, work, tables);
     translate::write(packet, work, tables);
 }
 

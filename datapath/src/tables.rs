@@ -6,8 +6,9 @@
 
 use crate::abi::{
     Addr, AffinityKey, AffinityValue, Backend, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey,
-    FrontendValue, NetworkValue, NodeConfig, PodNetns, PodValue, SocketPeerKey, SocketPeerValue,
+    FrontendValue, NetworkValue, NodeConfig, PodNetns, PodValue, PolicyFlow, SocketPeerKey, SocketPeerValue,
 };
+use crate::policy::PolicyTables;
 
 /// How an insertion ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub enum Inserted {
 }
 
 /// The node's tables.
-pub trait Tables {
+pub trait Tables: PolicyTables {
     /// The node itself.
     fn node(&self) -> Option<&NodeConfig>;
     /// A frontend.
@@ -76,6 +77,12 @@ pub trait Tables {
     fn remove_socket_peer(&mut self, key: &SocketPeerKey);
     /// Notes where a socket is diverted.
     fn set_socket_peer(&mut self, key: &SocketPeerKey, value: &SocketPeerValue);
+    /// How often what policies say has changed, from 1 on.
+    fn policy_epoch(&self) -> u32;
+    /// A flow of a pod that some policy selects, read and noted in place.
+    fn policy_flow<R>(&mut self, key: &FlowKey, read: impl FnOnce(&mut PolicyFlow) -> R) -> Option<R>;
+    /// Notes such a flow.
+    fn set_policy_flow(&mut self, key: &FlowKey, value: &PolicyFlow);
     /// Monotonic nanoseconds.
     fn now(&self) -> u64;
     /// A uniform random number.

@@ -11,7 +11,8 @@ use aya_ebpf::{
 };
 use datapath::abi::{
     AffinityKey, AffinityValue, Backend, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey, FrontendValue,
-    NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, SocketPeerKey, SocketPeerValue, UplinkValue, capacity,
+    NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, PolicyFlow, PolicyPeerKey, PolicyVerdict,
+    PolicyVerdictKey, SocketPeerKey, SocketPeerValue, UplinkValue, capacity,
 };
 use datapath::paths::Work;
 
@@ -64,6 +65,27 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::with_
 #[map]
 pub static SOCKET_PEERS: LruHashMap<SocketPeerKey, SocketPeerValue> =
     LruHashMap::with_max_entries(capacity::SOCKET_PEERS, 0);
+
+#[map]
+pub static POLICY_PEERS: HashMap<PolicyPeerKey, u32> =
+    HashMap::with_max_entries(capacity::POLICY_PEERS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static POLICY_NETWORKS: LpmTrie<[u32; 5], u32> =
+    LpmTrie::with_max_entries(capacity::POLICY_NETWORKS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static POLICY_VERDICTS: HashMap<PolicyVerdictKey, PolicyVerdict> =
+    HashMap::with_max_entries(capacity::POLICY_VERDICTS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static POLICY_PORTS: LpmTrie<[u32; 2], u32> = LpmTrie::with_max_entries(capacity::POLICY_PORTS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static POLICY_EPOCH: Array<u32> = Array::with_max_entries(capacity::POLICY_EPOCH, 0);
+
+#[map]
+pub static POLICY_FLOWS: LruHashMap<FlowKey, PolicyFlow> = LruHashMap::with_max_entries(capacity::POLICY_FLOWS, 0);
 
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(capacity::DROPS, 0);

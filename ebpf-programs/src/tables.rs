@@ -10,8 +10,10 @@ use aya_ebpf::{
 use datapath::{
     abi::{
         Addr, AffinityKey, AffinityValue, Backend, DropReason, FlowKey, FlowValue, FragmentKey, FragmentValue,
-        FrontendKey, FrontendValue, NetworkValue, NodeConfig, PodNetns, PodValue, SocketPeerKey, SocketPeerValue,
+        FrontendKey, FrontendValue, NetworkValue, NodeConfig, PodNetns, PodValue, PolicyFlow, PolicyNetworkKey,
+        PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey, SocketPeerKey, SocketPeerValue,
     },
+    policy::PolicyTables,
     tables::{Inserted, Tables},
 };
 
@@ -192,6 +194,22 @@ impl Tables for KernelTables {
         let _ = maps::SOCKET_PEERS.insert(key, value, 0);
     }
     #[inline(always)]
+    fn policy_epoch(&self) -> u32 {
+        maps::POLICY_EPOCH.get(0).copied().unwrap_or(0)
+    }
+    #[inline(always)]
+    fn policy_flow<R>(&mut self, key: &FlowKey, read: impl FnOnce(&mut PolicyFlow) -> R) -> Option<R> {
+        let flow = maps::POLICY_FLOWS.get_ptr_mut(key)?;
+        // SAFETY: the map gave a valid pointer. CPUs that handle packets of one flow at once
+        // write the same, or what costs one more judgement.
+        Some(read(unsafe { &mut *flow }))
+    }
+    #[inline(always)]
+    fn set_policy_flow(&mut self, key: &FlowKey, value: &PolicyFlow) {
+        // An LRU map makes room; what it can't note is judged again by its next packet.
+        let _ = maps::POLICY_FLOWS.insert(key, value, 0);
+    }
+    #[inline(always)]
     fn now(&self) -> u64 {
         // SAFETY: the helper takes nothing and touches no memory.
         unsafe { bpf_ktime_get_coarse_ns() }
@@ -200,5 +218,29 @@ impl Tables for KernelTables {
     fn random(&mut self) -> u32 {
         // SAFETY: the helper takes nothing and touches no memory.
         unsafe { bpf_get_prandom_u32() }
+    }
+}
+
+impl PolicyTables for KernelTables {
+    #[inline(always)]
+    fn policy_peer(&self, key: &PolicyPeerKey) -> Option<u32> {
+        get!(maps::POLICY_PEERS, key).copied()
+    }
+    #[inline(always)]
+    fn policy_network(&self, generation: u32, addr: &Addr) -> Option<u32> {
+        let [a, b, c, d] = addr.0;
+        let bits = PolicyNetworkKey::GENERATION_BITS + ADDRESS_BITS;
+        maps::POLICY_NETWORKS.get(Key::new(bits, [generation, a, b, c, d])).copied()
+    }
+    #[inline(always)]
+    fn policy_verdict(&self, key: &PolicyVerdictKey) -> Option<PolicyVerdict> {
+        get!(maps::POLICY_VERDICTS, key).copied()
+    }
+    #[inline(always)]
+    fn policy_port(&self, key: &PolicyPortKey) -> Option<u32> {
+        // The two words of the key as they lie in memory.
+        let second = u32::from_ne_bytes([key.protocol, key.pad, 0, 0]);
+        let port = u32::from_ne_bytes([0, 0, key.port.wire().to_ne_bytes()[0], key.port.wire().to_ne_bytes()[1]]);
+        maps::POLICY_PORTS.get(Key::new(key.prefix_len, [key.ports, second | port])).copied()
     }
 }

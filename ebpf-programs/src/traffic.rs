@@ -25,6 +25,8 @@ const PASS: i32 = TC_ACT_UNSPEC;
 enum Hook {
     /// Ingress of a pod's veth pair.
     FromPod,
+    /// The same of a pod that some policy selects.
+    FromJudgedPod,
     /// The same where somebody's queueing discipline wants the packets next.
     FromShapedPod,
     /// The same while the pod is held.
@@ -69,7 +71,7 @@ fn run(ctx: &TcContext, hook: Hook, decide: impl FnOnce(&mut Skb, &mut Work)) ->
         Ok(()) => decide(&mut skb, work),
         Err(reason) => return dropped(reason),
     }
-    let forwards = matches!(hook, Hook::FromPod | Hook::FromNetwork);
+    let forwards = matches!(hook, Hook::FromPod | Hook::FromJudgedPod | Hook::FromNetwork);
     if forwards && verdict_of(work) == Verdict::Forward {
         let returned = forward(&mut skb, work);
         if returned != UNSENDABLE {
@@ -110,9 +112,9 @@ fn perform(skb: &mut Skb, hook: Hook, verdict: Verdict) -> i32 {
         (Verdict::Pass, _) => PASS,
         // The stack's routes lead to the same place.
         (Verdict::ToPod(_) | Verdict::Forward | Verdict::Tunnel(_), Hook::FromShapedPod) => PASS,
-        (Verdict::ToPod(pod), Hook::FromPod | Hook::FromNetwork) => into_pod(skb, &pod),
+        (Verdict::ToPod(pod), Hook::FromPod | Hook::FromJudgedPod | Hook::FromNetwork) => into_pod(skb, &pod),
         (Verdict::ToPod(pod), _) => out_to_pod(skb, &pod),
-        (Verdict::Answer, Hook::FromPod | Hook::FromShapedPod) => back_to_pod(skb),
+        (Verdict::Answer, Hook::FromPod | Hook::FromJudgedPod | Hook::FromShapedPod) => back_to_pod(skb),
         (Verdict::Answer, Hook::FromNetwork) => back_to_network(skb),
         // Our device has no neighbours: frames on it are addressed to itself both ways.
         (Verdict::Answer | Verdict::Reroute, Hook::FromHost) => into_device(skb.ifindex()),
@@ -217,6 +219,24 @@ pub fn from_pod(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn from_shaped_pod(ctx: TcContext) -> i32 {
     run(&ctx, Hook::FromShapedPod, |skb, work| paths::from_pod(skb, work, &mut KernelTables))
+}
+
+/// The same of a pod that some policy selects.
+#[classifier]
+pub fn from_judged_pod(ctx: TcContext) -> i32 {
+    run(&ctx, Hook::FromJudgedPod, |skb, work| {
+        let ifindex = skb.ifindex();
+        paths::from_judged_pod(skb, work, &mut KernelTables, ifindex);
+    })
+}
+
+/// The same where both is so.
+#[classifier]
+pub fn from_judged_shaped_pod(ctx: TcContext) -> i32 {
+    run(&ctx, Hook::FromShapedPod, |skb, work| {
+        let ifindex = skb.ifindex();
+        paths::from_judged_pod(skb, work, &mut KernelTables, ifindex);
+    })
 }
 
 /// The same while the pod is held.

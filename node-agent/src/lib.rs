@@ -8,5 +8,6 @@ pub mod compile;
 pub mod kernel;
 pub mod model;
 pub mod plan;
+pub mod policy;
 pub mod routing;
 pub mod source;

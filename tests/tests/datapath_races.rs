@@ -4,6 +4,7 @@ use datapath::{
     abi::*,
     memory::MemoryTables,
     paths::Verdict,
+    policy::PolicyTables,
     tables::{Inserted, Tables},
 };
 use tests::packets::{
@@ -24,6 +25,21 @@ struct Crowded<F> {
     /// Called with the number of the insertion, from 1; `true`: the table is full.
     before: F,
     insertions: u32,
+}
+
+impl<F> PolicyTables for Crowded<F> {
+    fn policy_peer(&self, key: &PolicyPeerKey) -> Option<u32> {
+        self.tables.policy_peer(key)
+    }
+    fn policy_network(&self, generation: u32, addr: &Addr) -> Option<u32> {
+        self.tables.policy_network(generation, addr)
+    }
+    fn policy_verdict(&self, key: &PolicyVerdictKey) -> Option<PolicyVerdict> {
+        self.tables.policy_verdict(key)
+    }
+    fn policy_port(&self, key: &PolicyPortKey) -> Option<u32> {
+        self.tables.policy_port(key)
+    }
 }
 
 impl<F: FnMut(u32, &mut MemoryTables) -> bool> Tables for Crowded<F> {
@@ -103,6 +119,15 @@ impl<F: FnMut(u32, &mut MemoryTables) -> bool> Tables for Crowded<F> {
     }
     fn set_socket_peer(&mut self, key: &SocketPeerKey, value: &SocketPeerValue) {
         self.tables.set_socket_peer(key, value);
+    }
+    fn policy_epoch(&self) -> u32 {
+        self.tables.policy_epoch()
+    }
+    fn policy_flow<R>(&mut self, key: &FlowKey, read: impl FnOnce(&mut PolicyFlow) -> R) -> Option<R> {
+        self.tables.policy_flow(key, read)
+    }
+    fn set_policy_flow(&mut self, key: &FlowKey, value: &PolicyFlow) {
+        self.tables.set_policy_flow(key, value);
     }
     fn now(&self) -> u64 {
         self.tables.now()

@@ -59,6 +59,12 @@ drop_reasons! {
     TooBig = 15, "packet-too-big";
     /// A packet in the overlay for which no node is known.
     NoTunnel = 16, "no-tunnel-end";
+    /// No rule of the sending pod's policies allows it.
+    EgressDenied = 17, "egress-policy-denied";
+    /// No rule of the receiving pod's policies allows it.
+    IngressDenied = 18, "ingress-policy-denied";
+    /// A pod that some policy selects sends what isn't from an address of its own.
+    SourceForged = 19, "source-forged";
 }
 
 const _: () = {

@@ -66,12 +66,24 @@ tables! {
     FRAGMENTS "FRAGMENTS": FragmentKey => FragmentValue, 1 << 12;
     /// What sockets were told their peer is; least recently used first out.
     SOCKET_PEERS "SOCKET_PEERS": SocketPeerKey => SocketPeerValue, 1 << 16;
+    /// Classes of peers that are pods.
+    POLICY_PEERS "POLICY_PEERS": PolicyPeerKey => u32, 1 << 17;
+    /// Classes of networks of peers, by longest prefix.
+    POLICY_NETWORKS "POLICY_NETWORKS": PolicyNetworkKey => u32, 1 << 16;
+    /// What sets of policies say of classes.
+    POLICY_VERDICTS "POLICY_VERDICTS": PolicyVerdictKey => PolicyVerdict, 1 << 20;
+    /// Ports that rules allow, by longest prefix.
+    POLICY_PORTS "POLICY_PORTS": PolicyPortKey => u32, 1 << 18;
+    /// How often what policies say has changed; one entry.
+    POLICY_EPOCH "POLICY_EPOCH": u32 => u32, 1;
+    /// Flows of pods that some policy selects; least recently used first out.
+    POLICY_FLOWS "POLICY_FLOWS": FlowKey => PolicyFlow, 1 << 17;
     /// Drops by reason, per CPU.
     DROPS "DROPS": u32 => u64, crate::abi::DropReason::COUNT;
 }
 
 /// Goes up when a field changes its meaning but not its place.
-const MEANING: u64 = 4;
+const MEANING: u64 = 5;
 
 /// Tells this layout from every other: table names, sizes and capacities, by FNV-1a.
 pub const fn layout_hash() -> u64 {

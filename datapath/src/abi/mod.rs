@@ -15,6 +15,7 @@ mod flow;
 mod layout;
 mod network;
 mod pod;
+mod policy;
 mod service;
 mod socket;
 mod uplink;
@@ -26,6 +27,9 @@ pub use flow::{FlowKey, FlowValue, FragmentKey, FragmentValue};
 pub use layout::{LAYOUT, TableLayout, capacity, layout_hash};
 pub use network::{NetworkKey, NetworkValue, OVERLAY_PORT, OVERLAY_VNI};
 pub use pod::{GATEWAY_MAC, PodValue};
+pub use policy::{
+    PodPolicy, PolicyFlow, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey, direction,
+};
 pub use service::{
     AffinityKey, AffinityValue, Backend, BlockRef, FrontendKey, FrontendValue, PodNetns, SourceRangeKey,
 };

@@ -24,6 +24,8 @@ pub struct PodValue {
     pub mac: [u8; 6],
     /// Zero.
     pub pad: [u8; 2],
+    /// See [`super::PodPolicy::set`].
+    pub policy_set: u32,
 }
 
 impl PodValue {
@@ -33,6 +35,12 @@ impl PodValue {
     /// Somebody's queueing discipline is at the node's end of the pair: what goes to the
     /// pod has to pass by it, on the interface's egress.
     pub const SHAPED: u32 = 1 << 1;
+    /// What comes to the pod must be allowed by its policies.
+    pub const INGRESS_POLICY: u32 = 1 << 2;
+    /// What the pod sends must be allowed by its policies.
+    pub const EGRESS_POLICY: u32 = 1 << 3;
+    /// Some policy selects the pod.
+    pub const POLICY: u32 = Self::INGRESS_POLICY | Self::EGRESS_POLICY;
 
     /// All of [`PodValue::client_bit`].
     pub const CLIENT_BITS: u32 = 0xffff;
@@ -60,4 +68,4 @@ impl PodValue {
     }
 }
 
-assert_size!(PodValue = 20);
+assert_size!(PodValue = 24);

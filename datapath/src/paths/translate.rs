@@ -370,7 +370,7 @@ pub(super) fn find_flow<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
 }
 
 #[inline(always)]
-fn remember_fragment<T: Tables>(headers: &Headers, tables: &mut T) {
+pub(super) fn remember_fragment<T: Tables>(headers: &Headers, tables: &mut T) {
     if headers.fragment == Fragment::First {
         let first = FragmentValue {
             src_port: headers.src_port,

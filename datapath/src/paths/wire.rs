@@ -101,8 +101,9 @@ fn place<T: Tables>(work: &Work, tables: &T, way_out: impl FnOnce(&Headers, &End
         return if work.headers.hops > 1 && way_out(&work.headers, &work.ends) { Taken::Out } else { Taken::Untouched };
     }
     match tables.pod(&work.ends.dst) {
-        // An answer to a pod would be taken for one again on its way into the pod.
-        Some(pod) if pod.flags & PodValue::HELD == 0 && !work.member.reverse => Taken::In,
+        // An answer to a pod would be taken for one again on its way into the pod, and
+        // policies are to see the true client.
+        Some(pod) if pod.flags & (PodValue::HELD | PodValue::POLICY) == 0 && !work.member.reverse => Taken::In,
         _ => Taken::Untouched,
     }
 }

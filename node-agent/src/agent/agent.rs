@@ -28,6 +28,7 @@ use super::{
     own_pods::OwnPods,
     paths::Paths,
     peer_routes::PeerRoutes,
+    policies::Policies,
     problems::Problems,
     retry::Retry,
     services::Services,
@@ -75,6 +76,7 @@ pub struct Agent {
     pub(super) stats: TableStats,
     pub(super) model: Model,
     pub(super) services: Services,
+    pub(super) policies: Policies,
     pub(super) problems: Problems,
     /// Versions of what is in force.
     pub(super) applied: BTreeMap<Kind, String>,
@@ -134,6 +136,7 @@ pub(super) enum Phase {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Todo {
     pub services: bool,
+    pub policies: bool,
     pub node: bool,
     pub networks: bool,
     /// Routes to other nodes' pods.
@@ -178,6 +181,7 @@ impl Agent {
         let metrics = Metrics::new(tables.stats.clone());
         Ok(Self {
             services: Services::adopt(tables.services, node_name, flags.load_balancer_algorithm)?,
+            policies: Policies::adopt(tables.policies, &tables.pods)?,
             model: Model::new(node_name),
             problems: Problems::default(),
             applied: BTreeMap::new(),
@@ -300,6 +304,7 @@ impl Agent {
             self.phase = Phase::Filling;
             self.todo = Todo {
                 services: true,
+                policies: true,
                 node: true,
                 networks: true,
                 peers: true,
@@ -320,10 +325,16 @@ impl Agent {
         }
         self.set_host_ports();
         self.apply_services(&dirty);
+        self.apply_policies(&dirty);
         if self.todo.networks {
             self.apply_networks();
         }
-        if self.phase == Phase::Filling && !self.todo.services && !self.todo.node && !self.todo.networks {
+        if self.phase == Phase::Filling
+            && !self.todo.services
+            && !self.todo.policies
+            && !self.todo.node
+            && !self.todo.networks
+        {
             self.take_over().await;
         }
         if self.todo.peers && self.phase == Phase::InForce {
@@ -361,6 +372,11 @@ impl Agent {
             self.reclaim_at = None;
             let freed = self.services.reclaim();
             self.problems.record("freeing replaced entries", freed);
+            let reclaimed = self.policies.reclaim();
+            if reclaimed.as_ref().is_ok_and(|more| *more) {
+                self.reclaim_at = Some(now + IDLE);
+            }
+            self.problems.record("freeing what policies said", reclaimed);
             // Room that was waited for may be there now.
             self.todo.services = true;
             if std::mem::take(&mut self.changed) > MANY {
@@ -439,7 +455,7 @@ impl Agent {
 
     /// Whether all that the source has said is in force.
     pub fn in_sync(&self) -> bool {
-        self.phase == Phase::InForce && !self.todo.services && !self.todo.networks
+        self.phase == Phase::InForce && !self.todo.services && !self.todo.policies && !self.todo.networks
     }
 
     /// What is still to come before [`Agent::in_sync`].
@@ -448,6 +464,7 @@ impl Agent {
         let steps = [
             (self.phase == Phase::Filling, "programs and tables of the node"),
             (self.todo.services, "the tables of Services"),
+            (self.todo.policies, "the tables of policies"),
             (self.todo.networks, "the table of networks"),
         ];
         lists.chain(steps.into_iter().filter(|(due, _)| *due).map(|(_, step)| step.to_owned())).collect()
@@ -467,6 +484,7 @@ impl Agent {
         self.todo.networks |= dirty.service_cidrs || !dirty.nodes.is_empty();
         self.todo.peers |= !dirty.nodes.is_empty();
         self.todo.pods |= !dirty.pods.is_empty();
+        self.todo.policies |= !(dirty.pods.is_empty() && dirty.policies.is_empty() && dirty.namespaces.is_empty());
         self.todo.node |= dirty.own_node;
         let may_be_local = |key| self.model.pod(key).is_none_or(|pod| pod.node == *self.model.node_name());
         if self.cni.is_none() && dirty.pods.iter().any(may_be_local) {
@@ -501,7 +519,8 @@ impl Agent {
 
     fn plan_retry(&mut self) {
         let todo = &self.todo;
-        let failing = [todo.services, todo.node, todo.networks, todo.peers, todo.routes, todo.pods, todo.install];
+        let failing =
+            [todo.services, todo.policies, todo.node, todo.networks, todo.peers, todo.routes, todo.pods, todo.install];
         if self.phase == Phase::Filling || failing.into_iter().any(|step| step) {
             self.retry.failed(Instant::now());
         } else {

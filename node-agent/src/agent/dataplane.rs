@@ -16,6 +16,7 @@ use crate::kernel::{
     map::MapError,
     node_tables::NodeTables,
     pod_tables::PodTables,
+    policy_tables::PolicyTables,
     programs::{LoadError, Program, Programs, SocketHook},
     service_tables::{KernelServiceTables, ServiceTableError},
     table_stats::TableStats,
@@ -53,6 +54,8 @@ pub struct Tables {
     pub services: KernelServiceTables,
     /// Local pods.
     pub pods: PodTables,
+    /// Policies.
+    pub policies: PolicyTables,
     /// The node.
     pub node: NodeTables,
     /// Counts over all of them.
@@ -75,6 +78,7 @@ impl Dataplane {
         let tables = Tables {
             services: KernelServiceTables::open(&maps)?,
             pods: PodTables::open(&maps)?,
+            policies: PolicyTables::open(&maps)?,
             node: NodeTables::open(&maps)?,
             stats: TableStats::open(&maps)?,
             connections: Connections::open(&maps)?,

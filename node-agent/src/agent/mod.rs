@@ -24,6 +24,7 @@ pub mod own_pods;
 pub mod paths;
 pub mod peer_routes;
 pub mod pods;
+mod policies;
 pub mod problems;
 mod proxy_metrics;
 pub mod report;

@@ -4,9 +4,9 @@
 //! and a held pod is never open for a moment on the way. This module must not
 //! know why a pod is held, nor who asks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use datapath::abi::{Addr, Family, PodNetns, PodValue};
+use datapath::abi::{Addr, Family, PodNetns, PodPolicy, PodValue};
 
 use super::dataplane::Dataplane;
 use crate::{
@@ -30,6 +30,8 @@ pub struct KernelPods<'a> {
     pub tables: &'a PodTables,
     /// What others have put at interfaces.
     pub shaping: &'a BTreeMap<u32, Shaping>,
+    /// What pods are judged by.
+    pub policies: &'a HashMap<Addr, PodPolicy>,
 }
 
 /// Why a pod can't be connected, or isn't.
@@ -99,12 +101,13 @@ impl KernelPods<'_> {
 
     fn write_tables(&self, pod: &Attachment) -> Result<(), MapError> {
         for ip in &pod.addresses {
-            self.tables.set(Addr::from(*ip), &self.value(pod))?;
+            let addr = Addr::from(*ip);
+            self.tables.set(addr, &self.value(pod, &addr))?;
         }
         self.tables.set_netns(pod.netns_cookie, &pod_netns(pod))
     }
 
-    /// Leads an attached pod's traffic past what shapes it now.
+    /// Leads an attached pod's traffic past what shapes it now, and what it is judged by.
     pub fn reshape(&self, pod: &Attachment) -> Result<(), PodError> {
         self.write_tables(pod)?;
         let attached = self.dataplane.attach(Hook::Ingress(pod.host_ifindex), self.sending_program(pod));
@@ -115,16 +118,36 @@ impl KernelPods<'_> {
     fn sending_program(&self, pod: &Attachment) -> Program {
         match self.shaping.get(&pod.host_ifindex) {
             _ if pod.held => Program::FromHeldPod,
+            Some(shaping) if shaping.ingress && self.is_judged(pod) => Program::FromJudgedShapedPod,
             Some(shaping) if shaping.ingress => Program::FromShapedPod,
+            _ if self.is_judged(pod) => Program::FromJudgedPod,
             _ => Program::FromPod,
         }
     }
 
-    fn value(&self, pod: &Attachment) -> PodValue {
+    /// Whether some policy selects the pod, in whatever direction: of what it begins its
+    /// answers have to be known.
+    fn is_judged(&self, pod: &Attachment) -> bool {
+        pod.addresses.iter().any(|ip| self.policy(&Addr::from(*ip)) != PodPolicy::NONE)
+    }
+
+    fn policy(&self, addr: &Addr) -> PodPolicy {
+        self.policies.get(addr).copied().unwrap_or_default()
+    }
+
+    fn value(&self, pod: &Attachment, addr: &Addr) -> PodValue {
         let held = if pod.held { PodValue::HELD } else { 0 };
         let is_shaped = self.shaping.get(&pod.host_ifindex).is_some_and(|shaping| shaping.egress);
         let shaped = if is_shaped { PodValue::SHAPED } else { 0 };
-        PodValue { ifindex: pod.host_ifindex, flags: held | shaped, nat_protocols: 0, mac: pod.pod_mac.0, pad: [0; 2] }
+        let policy = self.policy(addr);
+        PodValue {
+            ifindex: pod.host_ifindex,
+            flags: held | shaped | policy.flags,
+            nat_protocols: 0,
+            mac: pod.pod_mac.0,
+            pad: [0; 2],
+            policy_set: policy.set,
+        }
     }
 }
 
@@ -179,8 +202,9 @@ impl PodDatapath for KernelPods<'_> {
             }
         }
         for ip in &pod.addresses {
-            let entry = self.tables.get(Addr::from(*ip))?;
-            if entry.is_none_or(|entry| PodValue { nat_protocols: 0, ..entry } != self.value(pod)) {
+            let addr = Addr::from(*ip);
+            let entry = self.tables.get(addr)?;
+            if entry.is_none_or(|entry| PodValue { nat_protocols: 0, ..entry } != self.value(pod, &addr)) {
                 return Err(PodError::Missing(format!("the table entry of {ip} is gone")));
             }
         }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use datapath::abi::Addr;
 use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::{debug, info};
@@ -64,6 +65,32 @@ impl Agent {
             endpoint_changes: changes.endpoints,
             failed_writes: outcome.failed as u64,
         });
+    }
+
+    /// Puts in force what policies say, and who is judged by which.
+    pub(super) fn apply_policies(&mut self, dirty: &Dirty) {
+        if !self.todo.policies {
+            return;
+        }
+        self.policies.take_in(&self.model, dirty, self.cni.as_ref());
+        let written = self.policies.write();
+        let wrote = *written.as_ref().unwrap_or(&true);
+        let mut done = self.problems.record("the tables of policies", written);
+        // Where programs over other tables are still at work, pods' entries come with ours.
+        if !self.dataplane.takes_over() && !self.policies.changed().is_empty() {
+            let changed = self.policies.changed();
+            let pods = self.kernel_pods();
+            let attachments = self.cni.iter().flat_map(CniService::attachments);
+            let mut judged = attachments.filter(|a| a.addresses.iter().any(|ip| changed.contains(&Addr::from(*ip))));
+            let told = judged.try_for_each(|attachment| pods.reshape(attachment));
+            done &= self.problems.record("pods' policies", told);
+        }
+        if wrote && done {
+            let told = self.policies.told();
+            done = self.problems.record("the epoch of policies", told);
+            self.reclaim_at = Some(Instant::now() + IDLE);
+        }
+        self.todo.policies = !done;
     }
 
     pub(super) async fn look(&mut self) {

@@ -7,6 +7,7 @@ use super::{
     agent::{Agent, Phase},
     node::Node,
     pods::KernelPods,
+    policies::Policies,
     problems::Problems,
 };
 use crate::{
@@ -18,7 +19,10 @@ use crate::{
         attachment::AttachmentId,
         service::{AttachmentProblem, CniService, NodeView},
     },
-    model::{Dirty, Model, objects::ObjectKey},
+    model::{
+        Dirty, Model,
+        objects::{ObjectKey, Pod},
+    },
 };
 
 impl Agent {
@@ -31,6 +35,9 @@ impl Agent {
             self.set_host_ports();
             if self.phase == Phase::InForce {
                 self.apply_services(&Dirty::default());
+                self.todo.policies = true;
+                self.apply_policies(&Dirty::default());
+                self.open_pods().await;
             }
             self.look_at_pool();
         }
@@ -53,13 +60,14 @@ impl Agent {
             let message = "the agent runs with --cni=false: it wires no pods";
             return Err(Failure::new(FailureReason::BadRequest, message));
         };
-        let in_force = in_force(&self.model, self.phase);
-        let view = view(&self.model, &self.node, &in_force);
+        // A new pod's addresses mean nothing to policies yet, so it is held at first.
+        let view = view(&self.model, &self.node, &|_| false);
         let mut pods = KernelPods {
             dataplane: &self.dataplane,
             netlink: &self.netlink,
             tables: &self.pod_tables,
             shaping: &self.shaping,
+            policies: self.policies.in_force(),
         };
         let reply = cni.handle(request, &view, &mut pods).await;
         // Problems of interfaces that are gone by now.
@@ -74,8 +82,8 @@ impl Agent {
     }
 
     pub(super) fn kernel_pods(&self) -> KernelPods<'_> {
-        let Self { dataplane, netlink, pod_tables: tables, shaping, .. } = self;
-        KernelPods { dataplane, netlink, tables, shaping }
+        let Self { dataplane, netlink, pod_tables: tables, shaping, policies, .. } = self;
+        KernelPods { dataplane, netlink, tables, shaping, policies: policies.in_force() }
     }
 
     /// Leads pods' traffic past what others shape it with, and past what they no longer do.
@@ -98,13 +106,14 @@ impl Agent {
 
     pub(super) async fn restore_pods(&mut self) {
         let Some(cni) = &mut self.cni else { return };
-        let in_force = in_force(&self.model, self.phase);
+        let in_force = in_force(&self.model, &self.policies, self.phase);
         let view = view(&self.model, &self.node, &in_force);
         let mut pods = KernelPods {
             dataplane: &self.dataplane,
             netlink: &self.netlink,
             tables: &self.pod_tables,
             shaping: &self.shaping,
+            policies: self.policies.in_force(),
         };
         let failed = cni.restore(&view, &mut pods).await;
         report(&mut self.problems, &failed);
@@ -113,13 +122,14 @@ impl Agent {
     pub(super) async fn open_pods(&mut self) {
         self.todo.pods = false;
         let Some(cni) = &mut self.cni else { return };
-        let in_force = in_force(&self.model, self.phase);
+        let in_force = in_force(&self.model, &self.policies, self.phase);
         let view = view(&self.model, &self.node, &in_force);
         let mut pods = KernelPods {
             dataplane: &self.dataplane,
             netlink: &self.netlink,
             tables: &self.pod_tables,
             shaping: &self.shaping,
+            policies: self.policies.in_force(),
         };
         let failed = cni.open_pods(&view, &mut pods).await;
         self.todo.pods = !failed.is_empty();
@@ -144,8 +154,15 @@ fn report(problems: &mut Problems, failed: &[AttachmentProblem]) {
 }
 
 /// Whether a Pod's traffic may pass: it is known to be this node's, and all that is known is in force.
-fn in_force(model: &Model, phase: Phase) -> impl Fn(&ObjectKey) -> bool + Sync + use<'_> {
-    move |key| phase == Phase::InForce && model.pod(key).is_some_and(|pod| pod.node == *model.node_name())
+fn in_force<'a>(
+    model: &'a Model,
+    policies: &'a Policies,
+    phase: Phase,
+) -> impl Fn(&ObjectKey) -> bool + Sync + use<'a> {
+    move |key| {
+        let is_ours = |pod: &Pod| pod.node == *model.node_name();
+        phase == Phase::InForce && model.pod(key).is_some_and(is_ours) && policies.knows(key)
+    }
 }
 
 fn view<'a>(model: &'a Model, node: &Node, in_force: &'a (dyn Fn(&ObjectKey) -> bool + Sync)) -> NodeView<'a> {

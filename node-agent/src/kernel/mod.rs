@@ -20,6 +20,7 @@ pub mod netlink;
 pub mod netns;
 pub mod node_tables;
 pub mod pod_tables;
+pub mod policy_tables;
 pub mod programs;
 pub mod service_tables;
 pub mod sysctl;

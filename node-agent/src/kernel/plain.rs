@@ -5,7 +5,8 @@
 
 use datapath::abi::{
     Addr, Backend, FlowKey, FlowValue, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState,
-    PodNetns, PodValue, SocketPeerKey, SocketPeerValue, SourceRangeKey, UplinkValue,
+    PodNetns, PodValue, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey, SocketPeerKey,
+    SocketPeerValue, SourceRangeKey, UplinkValue,
 };
 
 /// A type that is only its bytes.
@@ -39,6 +40,11 @@ plain!(
     NodeState,
     PodNetns,
     PodValue,
+    PolicyNetworkKey,
+    PolicyPeerKey,
+    PolicyPortKey,
+    PolicyVerdict,
+    PolicyVerdictKey,
     SocketPeerKey,
     SocketPeerValue,
     SourceRangeKey,

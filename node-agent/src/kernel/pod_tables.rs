@@ -34,6 +34,11 @@ impl PodTables {
             && (old.ifindex, old.mac) == (value.ifindex, value.mac)
         {
             value.nat_protocols |= old.nat_protocols;
+            if (old.policy_set, old.flags) != (value.policy_set, value.flags) && value.flags & PodValue::HELD == 0 {
+                // A flow that begins meanwhile notes itself in the old entry. All are looked
+                // for in vain, at worst.
+                value.nat_protocols = u32::MAX;
+            }
             if old == value {
                 return Ok(());
             }
@@ -44,6 +49,11 @@ impl PodTables {
     /// Removes a pod's entry.
     pub fn remove(&self, address: Addr) -> Result<bool, MapError> {
         self.by_address.remove(&address)
+    }
+
+    /// Every entry.
+    pub fn entries(&self) -> Result<Vec<(Addr, PodValue)>, MapError> {
+        self.by_address.entries()
     }
 
     /// Every address that has an entry, and its device's index.

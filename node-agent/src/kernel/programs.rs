@@ -127,6 +127,10 @@ pub enum Program {
     FromPod,
     /// The same where its traffic is shaped by others.
     FromShapedPod,
+    /// The same of a pod that some policy selects.
+    FromJudgedPod,
+    /// The same where both is so.
+    FromJudgedShapedPod,
     /// The same while the pod is held.
     FromHeldPod,
     /// What enters a pod.
@@ -153,9 +157,11 @@ pub enum Program {
 
 impl Program {
     /// The programs of interfaces that are always needed.
-    const INTERFACE: [Self; 11] = [
+    const INTERFACE: [Self; 13] = [
         Self::FromPod,
         Self::FromShapedPod,
+        Self::FromJudgedPod,
+        Self::FromJudgedShapedPod,
         Self::FromHeldPod,
         Self::ToPod,
         Self::ToForeignPod,
@@ -173,6 +179,8 @@ impl Program {
             Self::Socket(hook) => hook.name(),
             Self::FromPod => "from_pod",
             Self::FromShapedPod => "from_shaped_pod",
+            Self::FromJudgedPod => "from_judged_pod",
+            Self::FromJudgedShapedPod => "from_judged_shaped_pod",
             Self::FromHeldPod => "from_held_pod",
             Self::ToPod => "to_pod",
             Self::ToForeignPod => "to_foreign_pod",

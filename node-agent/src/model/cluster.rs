@@ -13,7 +13,7 @@ use std::{
 use super::{
     change::{Change, ChangeBatch},
     dirty::Dirty,
-    objects::{EndpointSlice, Kind, Node, Object, ObjectKey, Pod, Service, ServiceCidr},
+    objects::{EndpointSlice, Kind, Namespace, NetworkPolicy, Node, Object, ObjectKey, Pod, Service, ServiceCidr},
 };
 
 /// What the cluster says now, as far as this node cares.
@@ -28,6 +28,8 @@ pub struct Model {
     local_pods: BTreeSet<ObjectKey>,
     nodes: BTreeMap<ObjectKey, Arc<Node>>,
     service_cidrs: BTreeMap<ObjectKey, Arc<ServiceCidr>>,
+    namespaces: BTreeMap<ObjectKey, Arc<Namespace>>,
+    policies: BTreeMap<ObjectKey, Arc<NetworkPolicy>>,
     listed: BTreeSet<Kind>,
     versions: BTreeMap<Kind, String>,
     problems: BTreeMap<String, String>,
@@ -46,6 +48,8 @@ impl Model {
             local_pods: BTreeSet::new(),
             nodes: BTreeMap::new(),
             service_cidrs: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
+            policies: BTreeMap::new(),
             listed: BTreeSet::new(),
             versions: BTreeMap::new(),
             problems: BTreeMap::new(),
@@ -93,6 +97,8 @@ impl Model {
             Kind::Pod => Box::new(self.pods.keys()),
             Kind::Node => Box::new(self.nodes.keys()),
             Kind::ServiceCidr => Box::new(self.service_cidrs.keys()),
+            Kind::Namespace => Box::new(self.namespaces.keys()),
+            Kind::NetworkPolicy => Box::new(self.policies.keys()),
         }
     }
 
@@ -132,6 +138,16 @@ impl Model {
             Object::ServiceCidr(cidr) => {
                 self.dirty.service_cidrs |= changes(&mut self.service_cidrs, &cidr.key, Some(&cidr));
             }
+            Object::Namespace(namespace) => {
+                if changes(&mut self.namespaces, &namespace.key, Some(&namespace)) {
+                    self.dirty.namespaces.insert(namespace.key.clone());
+                }
+            }
+            Object::NetworkPolicy(policy) => {
+                if changes(&mut self.policies, &policy.key, Some(&policy)) {
+                    self.dirty.policies.insert(policy.key.clone());
+                }
+            }
         }
     }
 
@@ -160,6 +176,16 @@ impl Model {
             }
             Kind::ServiceCidr => {
                 self.dirty.service_cidrs |= changes(&mut self.service_cidrs, key, None);
+            }
+            Kind::Namespace => {
+                if changes(&mut self.namespaces, key, None) {
+                    self.dirty.namespaces.insert(key.clone());
+                }
+            }
+            Kind::NetworkPolicy => {
+                if changes(&mut self.policies, key, None) {
+                    self.dirty.policies.insert(key.clone());
+                }
             }
         }
     }
@@ -258,6 +284,11 @@ impl Model {
         self.pods.get(key).map(Arc::as_ref)
     }
 
+    /// The same, to share.
+    pub fn shared_pod(&self, key: &ObjectKey) -> Option<&Arc<Pod>> {
+        self.pods.get(key)
+    }
+
     /// All Pods of the cluster, by key.
     pub fn pods(&self) -> impl ExactSizeIterator<Item = &Pod> {
         self.pods.values().map(Arc::as_ref)
@@ -271,6 +302,26 @@ impl Model {
     /// All ServiceCIDRs, by name.
     pub fn service_cidrs(&self) -> impl ExactSizeIterator<Item = &ServiceCidr> {
         self.service_cidrs.values().map(Arc::as_ref)
+    }
+
+    /// The Namespace of this key.
+    pub fn namespace(&self, key: &ObjectKey) -> Option<&Arc<Namespace>> {
+        self.namespaces.get(key)
+    }
+
+    /// All Namespaces, by name.
+    pub fn namespaces(&self) -> impl ExactSizeIterator<Item = &Arc<Namespace>> {
+        self.namespaces.values()
+    }
+
+    /// The NetworkPolicy of this key.
+    pub fn policy(&self, key: &ObjectKey) -> Option<&Arc<NetworkPolicy>> {
+        self.policies.get(key)
+    }
+
+    /// All NetworkPolicies, by key.
+    pub fn policies(&self) -> impl ExactSizeIterator<Item = &Arc<NetworkPolicy>> {
+        self.policies.values()
     }
 
     /// What the source can't use now: subject to message.

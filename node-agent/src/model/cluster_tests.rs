@@ -3,6 +3,7 @@ use proptest::{prelude::*, sample::Index};
 use super::*;
 use crate::model::{
     change::Problem,
+    network_policy::Selector,
     objects::{Endpoint, EndpointPort, Protocol, ServicePort, ServiceType, TrafficPolicy},
 };
 
@@ -79,6 +80,15 @@ fn cidr(name: &str, prefix: u8) -> Object {
     ServiceCidr { key: ObjectKey::new("", name), cidrs: vec![cidr] }.into()
 }
 
+fn namespace(name: &str, label: &str) -> Object {
+    Namespace { key: ObjectKey::new("", name), labels: vec![("l".into(), label.into())] }.into()
+}
+
+fn policy(name: &str, isolates: bool) -> Object {
+    let ingress = isolates.then(Vec::new);
+    NetworkPolicy { key: key(name), pods: Selector::default(), ingress, egress: None }.into()
+}
+
 fn key(name: &str) -> ObjectKey {
     ObjectKey::new("ns", name)
 }
@@ -105,6 +115,8 @@ fn view(model: &Model) -> impl PartialEq + std::fmt::Debug {
     let local: Vec<Pod> = model.local_pods().cloned().collect();
     let nodes: Vec<Node> = model.nodes().cloned().collect();
     let cidrs: Vec<ServiceCidr> = model.service_cidrs().cloned().collect();
+    let namespaces: Vec<Arc<Namespace>> = model.namespaces().cloned().collect();
+    let policies: Vec<Arc<NetworkPolicy>> = model.policies().cloned().collect();
     (
         services,
         slices,
@@ -114,6 +126,8 @@ fn view(model: &Model) -> impl PartialEq + std::fmt::Debug {
         nodes,
         model.own_node().cloned(),
         cidrs,
+        namespaces,
+        policies,
     )
 }
 
@@ -139,12 +153,16 @@ fn only_what_changed_is_dirty() {
         node(OWN, "z"),
         node("other", "z"),
         cidr("c", 8),
+        namespace("n", "a"),
+        policy("p", true),
     ];
     let services =
         |names: &[&str]| Dirty { services: names.iter().map(|name| key(name)).collect(), ..Dirty::default() };
     let nodes = |own_node, name| Dirty { own_node, nodes: [ObjectKey::new("", name)].into(), ..Dirty::default() };
     let pods = Dirty { pods: [key("p")].into(), ..Dirty::default() };
     let cidrs = Dirty { service_cidrs: true, ..Dirty::default() };
+    let namespaces = Dirty { namespaces: [ObjectKey::new("", "n")].into(), ..Dirty::default() };
+    let policies = Dirty { policies: [key("p")].into(), ..Dirty::default() };
     let apply = |object| vec![Change::Apply(object)];
     let delete = |kind, key| vec![Change::Delete(kind, key)];
     for (changes, expected) in [
@@ -168,6 +186,10 @@ fn only_what_changed_is_dirty() {
         (delete(Kind::Node, ObjectKey::new("", OWN)), nodes(true, OWN)),
         (apply(cidr("c", 9)), cidrs.clone()),
         (delete(Kind::ServiceCidr, ObjectKey::new("", "c")), cidrs),
+        (apply(namespace("n", "b")), namespaces.clone()),
+        (delete(Kind::Namespace, ObjectKey::new("", "n")), namespaces),
+        (apply(policy("p", false)), policies.clone()),
+        (delete(Kind::NetworkPolicy, key("p")), policies),
     ] {
         check_dirty(&before, changes, expected);
     }
@@ -221,7 +243,9 @@ fn any_object() -> impl Strategy<Value = Object> {
         (names.clone(), owners, 1..3u8).prop_map(|(name, owner, octet)| slice(name, owner, octet)),
         (names.clone(), nodes.clone()).prop_map(|(name, node)| pod(name, node)),
         (nodes, prop::sample::select(vec!["y", "z"])).prop_map(|(name, zone)| node(name, zone)),
-        (names, 8..10u8).prop_map(|(name, prefix)| cidr(name, prefix)),
+        (names.clone(), 8..10u8).prop_map(|(name, prefix)| cidr(name, prefix)),
+        (names.clone(), prop::sample::select(vec!["a", "b"])).prop_map(|(name, label)| namespace(name, label)),
+        (names, any::<bool>()).prop_map(|(name, isolates)| policy(name, isolates)),
     ]
 }
 
@@ -286,6 +310,12 @@ fn difference(before: &BTreeMap<(Kind, ObjectKey), Object>, after: &BTreeMap<(Ki
                 dirty.nodes.insert(key);
             }
             Kind::ServiceCidr => dirty.service_cidrs = true,
+            Kind::Namespace => {
+                dirty.namespaces.insert(key);
+            }
+            Kind::NetworkPolicy => {
+                dirty.policies.insert(key);
+            }
         }
     }
     dirty
@@ -295,6 +325,8 @@ fn includes(outer: &Dirty, inner: &Dirty) -> bool {
     outer.services.is_superset(&inner.services)
         && outer.pods.is_superset(&inner.pods)
         && outer.nodes.is_superset(&inner.nodes)
+        && outer.namespaces.is_superset(&inner.namespaces)
+        && outer.policies.is_superset(&inner.policies)
         && outer.own_node >= inner.own_node
         && outer.service_cidrs >= inner.service_cidrs
 }

@@ -19,6 +19,10 @@ pub struct Dirty {
     pub pods: BTreeSet<ObjectKey>,
     /// Some ServiceCIDR.
     pub service_cidrs: bool,
+    /// Namespaces.
+    pub namespaces: BTreeSet<ObjectKey>,
+    /// NetworkPolicies.
+    pub policies: BTreeSet<ObjectKey>,
 }
 
 impl Dirty {

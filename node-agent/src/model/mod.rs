@@ -7,6 +7,7 @@
 pub mod change;
 mod cluster;
 mod dirty;
+pub mod network_policy;
 pub mod objects;
 
 pub use cluster::Model;

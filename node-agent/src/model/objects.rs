@@ -8,6 +8,8 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
 
+pub use super::network_policy::NetworkPolicy;
+
 /// The kinds of objects that Fairlead reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -21,11 +23,23 @@ pub enum Kind {
     Node,
     /// `networking.k8s.io/v1` ServiceCIDR.
     ServiceCidr,
+    /// `v1` Namespace.
+    Namespace,
+    /// `networking.k8s.io/v1` NetworkPolicy.
+    NetworkPolicy,
 }
 
 impl Kind {
     /// Every kind. The agent is in sync once each of them has been listed.
-    pub const ALL: [Self; 5] = [Self::Service, Self::EndpointSlice, Self::Pod, Self::Node, Self::ServiceCidr];
+    pub const ALL: [Self; 7] = [
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Pod,
+        Self::Node,
+        Self::ServiceCidr,
+        Self::Namespace,
+        Self::NetworkPolicy,
+    ];
 
     /// The name as it stands in a manifest's `kind`.
     pub fn as_str(self) -> &'static str {
@@ -35,6 +49,8 @@ impl Kind {
             Self::Pod => "Pod",
             Self::Node => "Node",
             Self::ServiceCidr => "ServiceCIDR",
+            Self::Namespace => "Namespace",
+            Self::NetworkPolicy => "NetworkPolicy",
         }
     }
 }
@@ -80,6 +96,10 @@ pub enum Object {
     Node(Arc<Node>),
     /// A ServiceCIDR.
     ServiceCidr(Arc<ServiceCidr>),
+    /// A Namespace.
+    Namespace(Arc<Namespace>),
+    /// A NetworkPolicy.
+    NetworkPolicy(Arc<NetworkPolicy>),
 }
 
 impl Object {
@@ -91,6 +111,8 @@ impl Object {
             Self::Pod(_) => Kind::Pod,
             Self::Node(_) => Kind::Node,
             Self::ServiceCidr(_) => Kind::ServiceCidr,
+            Self::Namespace(_) => Kind::Namespace,
+            Self::NetworkPolicy(_) => Kind::NetworkPolicy,
         }
     }
 
@@ -102,6 +124,8 @@ impl Object {
             Self::Pod(o) => &o.key,
             Self::Node(o) => &o.key,
             Self::ServiceCidr(o) => &o.key,
+            Self::Namespace(o) => &o.key,
+            Self::NetworkPolicy(o) => &o.key,
         }
     }
 }
@@ -116,7 +140,7 @@ macro_rules! object_from {
     )*};
 }
 
-object_from!(Service, EndpointSlice, Pod, Node, ServiceCidr);
+object_from!(Service, EndpointSlice, Pod, Node, ServiceCidr, Namespace, NetworkPolicy);
 
 /// A transport protocol that a Service port can have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -304,4 +328,27 @@ pub struct ServiceCidr {
     pub key: ObjectKey,
     /// `spec.cidrs`.
     pub cidrs: Vec<IpNetwork>,
+}
+
+/// A Namespace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Namespace {
+    /// Its name; the key's namespace is "".
+    pub key: ObjectKey,
+    /// `metadata.labels`, sorted by name, `kubernetes.io/metadata.name` among them.
+    pub labels: Vec<(Arc<str>, Arc<str>)>,
+}
+
+impl Namespace {
+    /// The label that the API server gives to each namespace, with its name as the value.
+    pub const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+    /// One of this name and with these labels, sorted by name, besides the one that it has anyway.
+    pub fn new(name: Arc<str>, mut labels: Vec<(Arc<str>, Arc<str>)>) -> Self {
+        match labels.binary_search_by(|(label, _)| (**label).cmp(Self::NAME_LABEL)) {
+            Ok(at) => labels[at].1 = Arc::clone(&name),
+            Err(at) => labels.insert(at, (Self::NAME_LABEL.into(), Arc::clone(&name))),
+        }
+        Self { key: ObjectKey { namespace: "".into(), name }, labels }
+    }
 }

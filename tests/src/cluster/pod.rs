@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{CniCall, Node};
 use crate::{
-    manifest::{self, Endpoint},
+    manifest::{self, Endpoint, NAMESPACE},
     sandbox::{Namespace, end_cgroup, make_directory},
     traffic::{Place, Server, Transport},
 };
@@ -82,7 +82,8 @@ impl Pod {
     /// A CNI call about this pod.
     pub fn cni(&self, command: &str) -> CniCall<'_> {
         let call = CniCall::new(&self.node, command, &self.name).namespace(&self.namespace.path());
-        let call = call.pod(&self.name).previous(&self.result);
+        let namespace = self.manifest["metadata"]["namespace"].as_str().unwrap_or(NAMESPACE);
+        let call = call.pod_in(namespace, &self.name).previous(&self.result);
         self.capabilities.iter().fold(call, |call, (name, value)| call.capability(name, value.clone()))
     }
 

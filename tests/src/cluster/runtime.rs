@@ -44,9 +44,15 @@ impl<'a> CniCall<'a> {
     /// The Pod that the container is of.
     #[must_use]
     pub fn pod(self, name: &str) -> Self {
+        self.pod_in(NAMESPACE, name)
+    }
+
+    /// For a Pod in a Kubernetes namespace.
+    #[must_use]
+    pub fn pod_in(self, namespace: &str, name: &str) -> Self {
         let container = self.variables["CNI_CONTAINERID"].clone();
         let arguments = format!(
-            "IgnoreUnknown=1;K8S_POD_NAMESPACE={NAMESPACE};K8S_POD_NAME={name};K8S_POD_INFRA_CONTAINER_ID={container}"
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_INFRA_CONTAINER_ID={container}"
         );
         self.set("CNI_ARGS", &arguments)
     }

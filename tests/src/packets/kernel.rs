@@ -267,7 +267,7 @@ impl Kernel {
             backends.set(id as u32, backend.bytes(), 0)?;
         }
         self.fill::<20, 32>("FRONTENDS", encode(&tables.frontends))?;
-        self.fill::<16, 20>("PODS", encode(&tables.pods))?;
+        self.fill::<16, 24>("PODS", encode(&tables.pods))?;
         self.fill::<40, 56>("FLOWS", encode(&clock.flows_for_kernel(&tables.flows)))?;
         self.fill::<20, 16>("AFFINITY", encode(&clock.affinity_for_kernel(&tables.affinity)))?;
         self.fill::<40, 8>("FRAGMENTS", encode(&tables.fragments))?;
@@ -337,7 +337,7 @@ impl Kernel {
         same_but_for_time("AFFINITY", &affinity, &expected, |bound| {
             (AffinityValue { last_used: 0, ..*bound }, bound.last_used / NANOS_PER_SECOND)
         })?;
-        let pods: HashMap<_, PodValue> = decode(&self.contents::<16, 20>("PODS")?);
+        let pods: HashMap<_, PodValue> = decode(&self.contents::<16, 24>("PODS")?);
         same_but_for_time("PODS", &pods, &after.pods, |pod| (*pod, 0))?;
         let connections = self.array::<4>("CONNECTIONS")?;
         for id in 0..after.backends.len() as u32 {

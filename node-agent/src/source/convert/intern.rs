@@ -6,7 +6,10 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use crate::model::objects::{EndpointPort, EndpointSlice, Object, ObjectKey, Pod, Service};
+use crate::model::{
+    network_policy::{NetworkPolicy, Operator, Peer, PeerNamespaces, PolicyRule, PortMatch, Requirement, Selector},
+    objects::{EndpointPort, EndpointSlice, Namespace, Object, ObjectKey, Pod, Service},
+};
 
 /// Below so many strings it isn't worth while to look for unused ones.
 const MIN_SWEEP: usize = 1024;
@@ -66,11 +69,55 @@ impl Interner {
             }
             Object::Node(node) => self.string(&mut Arc::make_mut(node).zone),
             Object::ServiceCidr(_) => {}
+            Object::Namespace(namespace) => {
+                let Namespace { key, labels } = Arc::make_mut(namespace);
+                labels.shrink_to_fit();
+                // Of its objects' keys each is one.
+                self.string(&mut key.name);
+                for (name, value) in labels {
+                    self.string(name);
+                    self.string(value);
+                }
+            }
+            Object::NetworkPolicy(policy) => {
+                let NetworkPolicy { key, pods, ingress, egress } = Arc::make_mut(policy);
+                self.namespace(key);
+                self.selector(pods);
+                for rules in [ingress, egress].into_iter().flatten() {
+                    rules.shrink_to_fit();
+                    rules.iter_mut().for_each(|rule| self.rule(rule));
+                }
+            }
         }
     }
 
     fn namespace(&mut self, key: &mut ObjectKey) {
         self.string(&mut key.namespace);
+    }
+
+    fn rule(&mut self, rule: &mut PolicyRule) {
+        for peer in rule.peers.iter_mut().flatten() {
+            if let Peer::Pods { namespaces, pods } = peer {
+                if let PeerNamespaces::Selected(namespaces) = namespaces {
+                    self.selector(namespaces);
+                }
+                self.selector(pods);
+            }
+        }
+        for port in rule.ports.iter_mut().flatten() {
+            if let PortMatch::Named(name) = &mut port.port {
+                self.string(name);
+            }
+        }
+    }
+
+    fn selector(&mut self, selector: &mut Selector) {
+        for Requirement { label, operator } in selector.requirements_mut() {
+            self.string(label);
+            if let Operator::In(values) | Operator::NotIn(values) = operator {
+                values.iter_mut().for_each(|value| self.string(value));
+            }
+        }
     }
 
     fn ports(&mut self, ports: &mut [EndpointPort]) {

@@ -10,6 +10,8 @@ mod address;
 mod endpoint_slice;
 mod findings;
 mod intern;
+mod namespace;
+mod network_policy;
 mod node;
 mod pod;
 mod service;
@@ -38,6 +40,16 @@ pub trait Trim: k8s_openapi::Metadata<Ty = ObjectMeta> + DeserializeOwned + Clon
 
     /// What of it is used. `None`: it is nothing to us, as if it weren't there.
     fn trim(self, key: ObjectKey, findings: &mut Findings) -> Option<Object>;
+
+    /// What is left of a value once the part at `path`, which can't be read, has been
+    /// made into one that can and that means no more than it did. `None`: the object is
+    /// left out as a whole.
+    fn without(_value: &Value, _path: &str) -> Option<Value> {
+        None
+    }
+
+    /// Whether [`Trim::without`] may have an answer.
+    const MENDS: bool = false;
 }
 
 /// What became of one object.
@@ -62,15 +74,30 @@ pub fn trim<K: Trim>(value: Value) -> Trimmed {
         findings.add("metadata.name", "is missing, the object is left out");
         None
     } else {
-        match serde_path_to_error::deserialize::<_, K>(value) {
-            Ok(object) => object.trim(key.clone(), &mut findings),
-            Err(error) => {
-                findings.add(error.path(), format_args!("{}, the object is left out", error.inner()));
-                None
-            }
-        }
+        read::<K>(value, &mut findings).and_then(|object| object.trim(key.clone(), &mut findings))
     };
     Trimmed { key, version, object, message: findings.into_message() }
+}
+
+/// How many parts of one object may be unreadable before all of it counts as such.
+const MENDED: usize = 100;
+
+fn read<K: Trim>(mut value: Value, findings: &mut Findings) -> Option<K> {
+    for attempt in 0.. {
+        let spare = (K::MENDS && attempt < MENDED).then(|| value.clone());
+        let error = match serde_path_to_error::deserialize::<_, K>(value) {
+            Ok(object) => return Some(object),
+            Err(error) => error,
+        };
+        let path = error.path().to_string();
+        let Some(mended) = spare.and_then(|value| K::without(&value, &path)) else {
+            findings.add(path, format_args!("{}, the object is left out", error.inner()));
+            return None;
+        };
+        findings.add(path, format_args!("{}, nothing is allowed by it", error.inner()));
+        value = mended;
+    }
+    None
 }
 
 /// Reads one object of a kind known only now.
@@ -81,6 +108,8 @@ pub fn trim_kind(kind: Kind, value: Value) -> Trimmed {
         Kind::Pod => trim::<core::Pod>(value),
         Kind::Node => trim::<core::Node>(value),
         Kind::ServiceCidr => trim::<networking::ServiceCIDR>(value),
+        Kind::Namespace => trim::<core::Namespace>(value),
+        Kind::NetworkPolicy => trim::<networking::NetworkPolicy>(value),
     }
 }
 
@@ -95,6 +124,8 @@ pub fn kind_of(api_version: &str, kind: &str) -> Option<Kind> {
         Kind::Pod => is::<core::Pod>(api_version, kind),
         Kind::Node => is::<core::Node>(api_version, kind),
         Kind::ServiceCidr => is::<networking::ServiceCIDR>(api_version, kind),
+        Kind::Namespace => is::<core::Namespace>(api_version, kind),
+        Kind::NetworkPolicy => is::<networking::NetworkPolicy>(api_version, kind),
     })
 }
 
@@ -113,6 +144,11 @@ fn text_at<'a>(value: &'a Value, pointer: &str) -> &'a str {
 
 fn label<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a str> {
     metadata.labels.as_ref()?.get(name).map(String::as_str)
+}
+
+/// `metadata.labels`, sorted by name.
+fn labels(metadata: &ObjectMeta) -> Vec<(Arc<str>, Arc<str>)> {
+    metadata.labels.iter().flatten().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect()
 }
 
 fn shared(text: Option<&str>) -> Arc<str> {

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1 as api;
 
-use super::{Findings, Trim, shared};
+use super::{Findings, Trim, labels, shared};
 use crate::model::objects::{EndpointPort, Kind, Object, ObjectKey, Pod};
 
 impl Trim for api::Pod {
@@ -33,13 +33,7 @@ impl Trim for api::Pod {
                 ips: findings.ips(field, &ips),
                 host_network: spec.host_network.unwrap_or(false),
                 finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
-                labels: self
-                    .metadata
-                    .labels
-                    .iter()
-                    .flatten()
-                    .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
-                    .collect(),
+                labels: labels(&self.metadata),
                 named_ports,
                 key,
             }

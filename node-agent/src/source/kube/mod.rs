@@ -56,6 +56,10 @@ fn watch(
         Kind::ServiceCidr => {
             watches.spawn(ListWatch::<networking::ServiceCIDR>::new(client, sender, recovery).may_be_unknown().run())
         }
+        Kind::Namespace => watches.spawn(ListWatch::<core::Namespace>::new(client, sender, recovery).run()),
+        Kind::NetworkPolicy => {
+            watches.spawn(ListWatch::<networking::NetworkPolicy>::new(client, sender, recovery).run())
+        }
     };
 }
 

@@ -1,0 +1,252 @@
+//! Where policy stands on a packet's way: when it is known where the packet goes, and
+//! before anything is written into it.
+//!
+//! Policies are asked about the pods' own ends: the source as the packet came, the
+//! destination as it leaves. So a Service's client is the true one, and its backend is
+//! what is judged. A flow is noted by the packet that begins it; what answers one that is
+//! allowed passes. What was allowed in another epoch is judged again. A packet of a TCP
+//! connection that nobody noted (it is older than the policy) is an answer if its ports
+//! look so: it opens nothing, whoever gets it.
+//!
+//! An ICMP error about such a flow passes; all other ICMP is allowed by rules without ports
+//! only, as it is by Calico and Cilium. What is for the link itself passes.
+//!
+//! Invariant: a pod that no policy selects is never asked for here. This module must not
+//! know rules.
+
+use super::{Verdict, Work, translate};
+use crate::{
+    abi::{Be16, DropReason, FlowKey, NetworkValue, PodValue, PolicyFlow, direction, protocol},
+    packet::{
+        Packet,
+        headers::{Fragment, Headers, Transport},
+        icmp_error,
+    },
+    policy::{DEFAULT_DENY, Question, judge},
+    tables::Tables,
+    track,
+};
+
+/// The first port that hosts choose themselves, by `net.ipv4.ip_local_port_range`'s default.
+const FIRST_CHOSEN: u16 = 32_768;
+
+/// An answer to a datagram comes within this, as netfilter has it for streams.
+const UDP_SECONDS: u32 = 120;
+/// `nf_conntrack_icmp_timeout`'s default.
+const ECHO_SECONDS: u32 = 30;
+
+/// Whether the packet travels from the pod that is asked, or to it.
+const OUT: u32 = direction::EGRESS;
+const IN: u32 = direction::INGRESS;
+
+/// What a pod's policies are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The packet's flow, as its ends see it.
+    key: FlowKey,
+    /// The pod's flags.
+    flags: u32,
+    /// The pod's policies.
+    set: u32,
+    /// What they said in another epoch may no longer hold.
+    epoch: u32,
+    /// Monotonic seconds.
+    now: u32,
+}
+
+impl Asked {
+    /// Nothing yet.
+    pub(super) const NOTHING: Self = Self { key: Headers::EMPTY.flow(), flags: 0, set: 0, epoch: 0, now: 0 };
+}
+
+/// Asks the policies of the pod that sent the packet.
+#[inline(never)]
+pub(super) fn outgoing<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T, ifindex: u32) {
+    if matches!(work.verdict, Verdict::Drop(_) | Verdict::Answer) || is_for_link(&work.headers) {
+        return;
+    }
+    let (flags, set) = match tables.pod(&work.headers.src) {
+        Some(pod) if pod.ifindex == ifindex => (pod.flags, pod.policy_set),
+        _ => return deny(work, DropReason::SourceForged),
+    };
+    if flags & PodValue::POLICY == 0 {
+        return;
+    }
+    if !identify(packet, work, tables, flags, set) || !passes(work, tables, OUT) && !is_for_node(work, tables) {
+        deny(work, DropReason::EgressDenied);
+    }
+}
+
+/// Asks the policies of the pod to which the packet goes, if it goes to one past the stack.
+#[inline(always)]
+pub(super) fn incoming<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T) {
+    if matches!(&work.verdict, Verdict::ToPod(pod) if pod.flags & PodValue::POLICY != 0) {
+        into_pod(packet, work, tables);
+    }
+}
+
+/// Asks the policies of the pod to which the packet goes.
+#[inline(never)]
+pub(super) fn into_pod<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T) {
+    let dst = if work.changes.ends { &work.ends.dst } else { &work.headers.dst };
+    let Some(pod) = tables.pod(dst) else { return };
+    let (flags, set) = (pod.flags, pod.policy_set);
+    if !identify(packet, work, tables, flags, set) || !passes(work, tables, IN) {
+        deny(work, DropReason::IngressDenied);
+    }
+}
+
+fn deny(work: &mut Work, reason: DropReason) {
+    work.verdict = Verdict::Drop(reason);
+    work.changes = translate::Changes::NONE;
+}
+
+/// Whether the packet is for the pod's link itself: neighbours, routers, groups.
+#[inline(always)]
+fn is_for_link(headers: &Headers) -> bool {
+    headers.dst.is_group() || headers.dst.is_link_local_v6()
+}
+
+/// A pod always reaches its own node.
+#[inline(never)]
+fn is_for_node<T: Tables>(work: &Work, tables: &T) -> bool {
+    tables.network_kind(&work.asked.key.dst) == NetworkValue::NODE
+}
+
+/// Notes which flow the packet belongs to, as its ends see it, and what is asked of it; false: nobody can tell.
+#[inline(always)]
+fn identify<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T, flags: u32, set: u32) -> bool {
+    let headers = &mut work.headers;
+    match headers.fragment {
+        Fragment::Whole => {}
+        Fragment::First => translate::remember_fragment(headers, tables),
+        Fragment::Later => {
+            let Some(first) = tables.fragment(&headers.datagram()) else { return false };
+            headers.src_port = first.src_port;
+            headers.dst_port = first.dst_port;
+            headers.protocol = first.protocol as u8;
+        }
+    }
+    let mut key = headers.flow();
+    let is_error = headers.transport == Transport::IcmpError;
+    if work.changes.ends {
+        key.dst = work.ends.dst;
+        key.dst_port = work.ends.dst_port;
+    }
+    if is_error && (work.changes.ends || is_about_known(packet, headers, &mut work.inner, tables)) {
+        key.protocol = RELATED;
+    }
+    // The epoch before the tables: what is found in these holds in it, or is asked again.
+    work.asked = Asked { key, flags, set, epoch: tables.policy_epoch(), now: track::seconds(tables) };
+    true
+}
+
+/// Whether an ICMP error is about a flow that is noted.
+#[inline(never)]
+fn is_about_known<P: Packet, T: Tables>(packet: &P, headers: &Headers, inner: &mut Headers, tables: &mut T) -> bool {
+    *inner = Headers::EMPTY;
+    if icmp_error::quoted(packet, headers, inner).is_none() {
+        return false;
+    }
+    let about = inner.flow();
+    tables.policy_flow(&about, |_| ()).is_some() || tables.policy_flow(&about.reversed(), |_| ()).is_some()
+}
+
+/// No protocol: the packet is about a flow that is there.
+const RELATED: u32 = u32::MAX;
+
+/// Whether the pod that is asked lets the packet pass, which travels this way.
+#[inline(never)]
+fn passes<T: Tables>(work: &mut Work, tables: &mut T, way: u32) -> bool {
+    let key = &work.asked.key;
+    if key.protocol == RELATED || key.src == key.dst {
+        return true;
+    }
+    // Of the flow that it answers the pod has the other end.
+    if !work.headers.opens && answers(&work.asked, tables, way ^ 1) {
+        return true;
+    }
+    let judged = tables.policy_flow(key, |flow| judged_in(flow, way)).unwrap_or(0);
+    let allowed = allows(&work.asked, tables, key, way, judged);
+    if allowed {
+        note(&work.asked, tables, key, way);
+    }
+    allowed
+}
+
+/// Whether the packet answers a flow that travels the other way, which is this one, and is allowed.
+#[inline(never)]
+fn answers<T: Tables>(asked: &Asked, tables: &mut T, way: u32) -> bool {
+    let back = asked.key.reversed();
+    let seen = tables.policy_flow(&back, |flow| (flow.last_seen, judged_in(flow, way)));
+    let judged = match seen {
+        Some((seen, judged)) if asked.now.saturating_sub(seen) <= patience(back.protocol) => judged,
+        Some(_) => return false,
+        None if !looks_like_answer(&asked.key) || tables.policy_flow(&asked.key, |_| ()).is_some() => return false,
+        None => 0,
+    };
+    let allowed = allows(asked, tables, &back, way, judged);
+    if allowed {
+        note(asked, tables, &back, way);
+    }
+    allowed
+}
+
+/// In which epoch the policies of the pod that a flow leaves, or reaches, allowed it.
+#[inline(always)]
+fn judged_in(flow: &PolicyFlow, way: u32) -> u32 {
+    if way == OUT { flow.egress } else { flow.ingress }
+}
+
+#[inline(always)]
+fn patience(protocol: u32) -> u32 {
+    const TCP: u32 = protocol::TCP as u32;
+    const UDP: u32 = protocol::UDP as u32;
+    const SCTP: u32 = protocol::SCTP as u32;
+    match protocol {
+        // What opens no connection is refused by who has none, and what opens one is never an answer.
+        TCP | SCTP => u32::MAX,
+        UDP => UDP_SECONDS,
+        _ => ECHO_SECONDS,
+    }
+}
+
+/// Whether policies allow a flow that travels this way, by what was found before or anew.
+#[inline(never)]
+fn allows<T: Tables>(asked: &Asked, tables: &T, flow: &FlowKey, way: u32, judged: u32) -> bool {
+    let isolates = if way == OUT { PodValue::EGRESS_POLICY } else { PodValue::INGRESS_POLICY };
+    if asked.flags & isolates == 0 || judged != 0 && judged == asked.epoch {
+        return true;
+    }
+    let peer = if way == OUT { flow.dst } else { flow.src };
+    let protocol = flow.protocol as u8;
+    let has_ports = matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP);
+    let port = if has_ports { flow.dst_port } else { Be16::ZERO };
+    judge(tables, &Question { set: asked.set, direction: way, peer, protocol, port }) != DEFAULT_DENY
+}
+
+/// Notes that the pod's policies allow a flow.
+#[inline(always)]
+fn note<T: Tables>(asked: &Asked, tables: &mut T, key: &FlowKey, way: u32) {
+    let Asked { now, epoch, .. } = *asked;
+    let known = tables.policy_flow(key, |flow| {
+        // A line that isn't written stays in every CPU's cache.
+        if flow.last_seen != now {
+            flow.last_seen = now;
+        }
+        let judged = if way == OUT { &mut flow.egress } else { &mut flow.ingress };
+        if *judged != epoch {
+            *judged = epoch;
+        }
+    });
+    if known.is_none() {
+        let of = |this| if way == this { epoch } else { 0 };
+        tables.set_policy_flow(key, &PolicyFlow { last_seen: now, egress: of(OUT), ingress: of(IN) });
+    }
+}
+
+/// Whether a packet of a TCP connection that nobody noted comes from the end that was dialled.
+#[inline(always)]
+fn looks_like_answer(key: &FlowKey) -> bool {
+    key.protocol == u32::from(protocol::TCP) && key.src_port.get() < FIRST_CHOSEN && key.dst_port.get() >= FIRST_CHOSEN
+}

@@ -1,0 +1,94 @@
+//! Which rule is named for what it allows, and what several pods with one address are.
+
+use serde_json::{Value, json};
+
+use crate::{oracle::Packet, product::Product};
+
+pub fn pod(name: &str, node: &str, ip: &str, labels: Value) -> Value {
+    let (namespace, name) = name.split_once('/').unwrap();
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": namespace, "name": name, "labels": labels},
+        "spec": {"nodeName": node, "containers": [{"name": "c", "ports": [
+            {"name": "http", "containerPort": 8080}, {"name": "http", "containerPort": 9090},
+        ]}]},
+        "status": {"podIPs": [{"ip": ip}]},
+    })
+}
+
+pub fn policy(name: &str, spec: Value) -> Value {
+    let (namespace, name) = name.split_once('/').unwrap();
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"namespace": namespace, "name": name}, "spec": spec,
+    })
+}
+
+pub fn tcp(src: &str, dst: &str, port: u16) -> Packet<'static> {
+    Packet { src: src.parse().unwrap(), dst: dst.parse().unwrap(), protocol: "TCP", port }
+}
+
+#[test]
+fn the_first_rule_that_allows_is_named() {
+    let mut node = Product::new("own");
+    for object in [
+        pod("x/server", "own", "10.0.0.1", json!({"app": "server"})),
+        pod("x/client", "other", "10.0.0.2", json!({"app": "client"})),
+        policy(
+            "x/b",
+            json!({"podSelector": {}, "ingress": [
+                {"from": [{"podSelector": {"matchLabels": {"app": "client"}}}], "ports": [{"port": 80}]},
+                {"ports": [{"port": 443}]},
+                {"from": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]},
+            ]}),
+        ),
+        policy(
+            "x/a",
+            json!({"podSelector": {}, "ingress": [{"from": [{"podSelector": {}}], "ports": [{"port": "http"}]}]}),
+        ),
+        policy("x/c", json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"ports": [{"port": "http"}]}]})),
+    ] {
+        assert_eq!(node.apply(object), "");
+    }
+    let name =
+        |rule: Option<u32>| rule.map(|rule| node.engine.rule_name(rule).map_or("default".into(), ToString::to_string));
+    for (src, port, expected) in [
+        ("10.0.0.2", 80, "x/b ingress[0]"),
+        ("10.0.0.2", 443, "x/b ingress[1]"),
+        ("10.0.0.2", 8080, "x/a ingress[0]"),
+        ("10.0.0.2", 9090, "default"),
+        ("192.0.2.7", 443, "x/b ingress[1]"),
+        ("192.0.2.7", 444, "x/b ingress[2]"),
+        ("198.51.100.1", 443, "x/b ingress[1]"),
+        ("198.51.100.1", 444, "default"),
+    ] {
+        assert_eq!(name(node.ingress(tcp(src, "10.0.0.1", port))).as_deref(), Some(expected), "{src} {port}");
+    }
+    for (dst, port, expected) in
+        [("10.0.0.2", 8080, "x/c egress[0]"), ("10.0.0.2", 80, "default"), ("192.0.2.7", 8080, "default")]
+    {
+        assert_eq!(name(node.egress(tcp("10.0.0.1", dst, port))).as_deref(), Some(expected), "{dst} {port}");
+    }
+    assert_eq!(name(node.ingress(tcp("10.0.0.1", "10.0.0.2", 80))), None, "the other node's concern");
+}
+
+#[test]
+fn an_address_of_two_pods_is_allowed_what_both_are() {
+    let mut node = Product::new("own");
+    let from = |app: &str| json!({"from": [{"podSelector": {"matchLabels": {"app": app}}}], "ports": [{"port": 80}]});
+    for object in [
+        pod("x/server", "own", "10.0.0.1", json!({"app": "server"})),
+        policy("x/a", json!({"podSelector": {"matchLabels": {"app": "server"}}, "ingress": [from("old")]})),
+        pod("x/old", "other", "10.0.0.2", json!({"app": "old"})),
+    ] {
+        node.apply(object);
+    }
+    let packet = tcp("10.0.0.2", "10.0.0.1", 80);
+    assert!(node.lets_in(packet));
+    node.apply(pod("x/new", "other", "10.0.0.2", json!({"app": "new"})));
+    assert!(!node.lets_in(packet), "the address may be the new pod's by now");
+    let gone = ("x".to_owned(), "new".to_owned());
+    node.take_in(&crate::world::Event::Delete(node_agent::model::objects::Kind::Pod, gone));
+    node.commit();
+    assert!(node.lets_in(packet));
+}

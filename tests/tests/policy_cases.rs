@@ -1,0 +1,262 @@
+//! Every conformance case of NetworkPolicy against real pods on two nodes: to their addresses and
+//! to one-pod Services by turns.
+//!
+//! Not here: SCTP, which the tests' sockets don't speak, and cases that hold for their own addresses
+//! only. Both are judged by the tables' own decision in `node-agent/tests/policy`.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tests::{
+    cluster::{Cluster, LogOnFailure, Plan, Pod},
+    manifest::Service,
+    traffic::{Dial, Outcome, Place, Server, Transport},
+};
+
+const LISTEN: [(Transport, u16); 4] =
+    [(Transport::Tcp, 80), (Transport::Udp, 80), (Transport::Tcp, 81), (Transport::Udp, 81)];
+/// A dial that is denied takes so long; one that should be answered gets some more tries.
+const SHORT: Duration = Duration::from_millis(500);
+const TRIES: usize = 4;
+
+fn cases() -> Value {
+    let workspace = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let shared = std::env::var_os("FAIRLEAD_SHARED").map(PathBuf::from);
+    let path = shared.unwrap_or_else(|| workspace.join("../shared/conformance")).join("netpol-cases.yaml");
+    let yaml = std::fs::read_to_string(&path).unwrap_or_else(|error| {
+        panic!("{}: {error}; FAIRLEAD_SHARED names the directory of the cases", path.display())
+    });
+    serde_norway::from_str(&yaml).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn pair(name: &str) -> (&str, &str) {
+    name.split_once('/').unwrap_or_else(|| panic!("{name}"))
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_else(|| panic!("{key}: {value}"))
+}
+
+/// A pod of a case, which serves, and the Service that has it alone.
+struct Member {
+    pod: Pod,
+    service: Service,
+    _server: Server,
+}
+
+struct Stage<'a> {
+    cluster: &'a Cluster,
+    members: BTreeMap<String, Member>,
+}
+
+impl Stage<'_> {
+    fn namespace(&self, name: &str, labels: &Value) {
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
+        self.cluster.directory().write(&format!("namespace.{name}.json"), &object.to_string());
+    }
+
+    fn manifest(name: &str, node: &str, labels: &Value, pod: Option<&Pod>) -> Value {
+        let (namespace, short) = pair(name);
+        let ports = LISTEN.map(|(transport, port)| {
+            let name = format!("serve-{port}-{transport}");
+            json!({"containerPort": port, "protocol": transport.manifest_name(), "name": name})
+        });
+        let ips: Vec<Value> = pod.into_iter().flat_map(Pod::addresses).map(|ip| json!({"ip": ip})).collect();
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": namespace, "name": format!("{namespace}-{short}"), "labels": labels},
+            "spec": {"nodeName": node, "containers": [{"name": "main", "ports": ports}]},
+            "status": {"phase": "Running", "podIPs": ips},
+        })
+    }
+
+    fn announce(&self, name: &str, node: &str, labels: &Value, pod: &Pod) {
+        let (namespace, short) = pair(name);
+        let object = Self::manifest(name, node, labels, Some(pod));
+        self.cluster.directory().write(&format!("pod.{namespace}.{short}.json"), &object.to_string());
+    }
+
+    fn node_of(&self, name: &str) -> usize {
+        // By turns, so that pods of a namespace and pods of a name are on both.
+        name.bytes().map(usize::from).sum::<usize>() % self.cluster.nodes().len()
+    }
+
+    fn pod(&mut self, name: &str, labels: &Value) {
+        let node = &self.cluster.nodes()[self.node_of(name)];
+        let pod = node.pod_of(Self::manifest(name, node.name(), labels, None));
+        self.announce(name, node.name(), labels, &pod);
+        let service = self.cluster.service("s").tcp(80, 80).udp(80, 80).tcp(81, 81).udp(81, 81);
+        let service = service.backends([pod.endpoint()]);
+        for manifest in service.manifests() {
+            self.cluster.directory().put(&manifest);
+        }
+        let server = pod.serve(&LISTEN);
+        self.members.insert(name.to_owned(), Member { pod, service, _server: server });
+    }
+
+    fn delete_pod(&mut self, name: &str) {
+        let (namespace, short) = pair(name);
+        self.cluster.directory().remove(&format!("pod.{namespace}.{short}.json"));
+        let member = self.members.remove(name).unwrap();
+        member.service.manifests().iter().for_each(|manifest| self.cluster.directory().delete(manifest));
+    }
+
+    fn fill_in(&self, value: &Value) -> Value {
+        let mut yaml = value.to_string();
+        while let Some(start) = yaml.find("${") {
+            let end = start + yaml[start..].find('}').unwrap();
+            let (kind, rest) = yaml[start + 2..end].split_once(':').unwrap();
+            let filled = match kind {
+                "ip" => self.members[rest].pod.v4().to_string(),
+                _ => {
+                    let (pod, bits) = rest.rsplit_once('/').unwrap();
+                    let IpAddr::V4(address) = self.members[pod].pod.v4() else {
+                        unreachable!("it is the IPv4 address")
+                    };
+                    let mask = u32::MAX << (32 - bits.parse::<u32>().unwrap());
+                    format!("{}/{bits}", Ipv4Addr::from(u32::from(address) & mask))
+                }
+            };
+            yaml.replace_range(start..=end, &filled);
+        }
+        serde_json::from_str(&yaml).unwrap()
+    }
+
+    fn policy_file(namespace: &str, name: &str) -> String {
+        format!("policy.{namespace}.{name}.json")
+    }
+
+    fn act(&mut self, action: &Value, files: &mut Vec<String>) {
+        let (verb, what) = action.as_object().unwrap().iter().next().unwrap();
+        match verb.as_str() {
+            "create" | "update" => {
+                let object = self.fill_in(what);
+                let metadata = &object["metadata"];
+                let file = Self::policy_file(text(metadata, "namespace"), text(metadata, "name"));
+                self.cluster.directory().write(&file, &object.to_string());
+                files.push(file);
+            }
+            "delete" => {
+                let (namespace, name) = pair(what.as_str().unwrap());
+                self.cluster.directory().remove(&Self::policy_file(namespace, name));
+            }
+            "labelNamespace" | "createNamespace" => self.namespace(text(what, "namespace"), &what["labels"]),
+            "deleteNamespace" => {
+                let name = what.as_str().unwrap();
+                let gone: Vec<String> = self.members.keys().filter(|pod| pair(pod).0 == name).cloned().collect();
+                gone.iter().for_each(|pod| self.delete_pod(pod));
+                self.cluster.directory().remove(&format!("namespace.{name}.json"));
+            }
+            "labelPod" => {
+                let name = text(what, "pod");
+                let node = self.cluster.nodes()[self.node_of(name)].name();
+                self.announce(name, node, &what["labels"], &self.members[name].pod);
+            }
+            "createPod" => self.pod(text(what, "pod"), &what["labels"]),
+            "deletePod" => self.delete_pod(what.as_str().unwrap()),
+            other => panic!("{other}"),
+        }
+    }
+
+    /// What differs from what a probe says, and how many pairs there were.
+    fn probe(&self, probe: &Value, by_service: bool) -> (Vec<String>, usize) {
+        let transport = if text(probe, "protocol") == "TCP" { Transport::Tcp } else { Transport::Udp };
+        let port = probe["port"].as_u64().unwrap() as u16;
+        let all = self.members.iter().flat_map(|from| self.members.iter().map(move |to| (from, to)));
+        let pairs: Vec<_> = all.filter(|((from, _), (to, _))| from != to).collect();
+        let dial = |((from, client), (to, server)): ((&String, &Member), (&String, &Member))| {
+            let address = match by_service {
+                true => server.service.v4(port),
+                false => SocketAddr::new(server.pod.v4(), port),
+            };
+            let expected = expected(probe, from, to) == "allow";
+            for _ in 0..TRIES {
+                let attempt = Dial::new(&client.pod, transport, address).timeout(SHORT).once();
+                if matches!(attempt.outcome, Outcome::Ok(_)) == expected {
+                    return None;
+                }
+            }
+            Some(format!("{} to {to} at {transport} {address}, expected {expected}", client.pod.name()))
+        };
+        let wrong = thread::scope(|scope| {
+            let dials: Vec<_> = pairs.iter().map(|pair| scope.spawn(|| dial(*pair))).collect();
+            dials.into_iter().filter_map(|dial| dial.join().unwrap()).collect()
+        });
+        (wrong, pairs.len())
+    }
+}
+
+fn expected<'a>(probe: &'a Value, from: &str, to: &str) -> &'a str {
+    let mut verdict = text(probe, "default");
+    for except in probe["except"].as_array().unwrap() {
+        let (word, ends) = except.as_object().unwrap().iter().next().unwrap();
+        if matches(ends[0].as_str().unwrap(), from) && matches(ends[1].as_str().unwrap(), to) {
+            verdict = word;
+        }
+    }
+    verdict
+}
+
+fn matches(pattern: &str, pod: &str) -> bool {
+    let (namespace, name) = pair(pod);
+    match pattern.split_once('/') {
+        None => pattern == "*",
+        Some((of, which)) => (of == "*" || of == namespace) && (which == "*" || which == name),
+    }
+}
+
+#[test]
+fn every_case_between_real_pods() {
+    let file = cases();
+    let only = std::env::var("FAIRLEAD_POLICY_CASE").unwrap_or_default();
+    let cluster = Plan::default().node("node-a").node("node-b").start();
+    let _log = LogOnFailure(&cluster);
+    let mut stage = Stage { cluster: &cluster, members: BTreeMap::new() };
+    let topology = &file["topology"];
+    for (name, namespace) in topology["namespaces"].as_object().unwrap() {
+        stage.namespace(name, &namespace["labels"]);
+    }
+    for (name, pod) in topology["pods"].as_object().unwrap() {
+        stage.pod(name, &pod["labels"]);
+    }
+    let began = Instant::now();
+    let (mut judged, mut pairs, mut left_out) = (0, 0, 0);
+    let mut wrong = Vec::new();
+    for case in file["cases"].as_array().unwrap().iter().filter(|case| text(case, "id").contains(&only)) {
+        if case["tags"].as_array().unwrap().iter().any(|tag| tag == "fixed-ips") {
+            left_out += 1;
+            continue;
+        }
+        let mut files = Vec::new();
+        for step in case["steps"].as_array().unwrap() {
+            step["actions"].as_array().into_iter().flatten().for_each(|action| stage.act(action, &mut files));
+            cluster.wait_for_sync();
+            for probe in step["probes"].as_array().unwrap().iter().filter(|probe| probe["protocol"] != "SCTP") {
+                judged += 1;
+                let (found, count) = stage.probe(probe, judged % 2 == 0);
+                pairs += count;
+                wrong.extend(
+                    found.into_iter().map(|what| format!("{}, {}: {what}", text(case, "id"), text(step, "name"))),
+                );
+            }
+        }
+        files.iter().for_each(|file| cluster.directory().remove(file));
+        for (name, namespace) in topology["namespaces"].as_object().unwrap() {
+            stage.namespace(name, &namespace["labels"]);
+        }
+        for (name, pod) in topology["pods"].as_object().unwrap() {
+            let node = cluster.nodes()[stage.node_of(name)].name();
+            stage.announce(name, node, &pod["labels"], &stage.members[name].pod);
+        }
+        cluster.wait_for_sync();
+    }
+    println!("{judged} probes, {pairs} pairs, {left_out} cases left out, {:?}", began.elapsed());
+    assert!(wrong.is_empty(), "{} of {pairs} pairs:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(judged > 0);
+}
