@@ -63,13 +63,11 @@ fn run(ctx: &TcContext, hook: Hook, decide: impl FnOnce(&mut Skb, &mut Work)) ->
         Hook::ToPod => glance::to_pod(&skb, family, work, &KernelTables),
         _ => false,
     };
-    if settled {
-        let verdict = verdict_of(work);
-        return perform(&mut skb, hook, verdict);
-    }
-    match work.read(&skb, family) {
-        Ok(()) => decide(&mut skb, work),
-        Err(reason) => return dropped(reason),
+    if !settled {
+        match work.read(&skb, family) {
+            Ok(()) => decide(&mut skb, work),
+            Err(reason) => return dropped(reason),
+        }
     }
     let forwards = matches!(hook, Hook::FromPod | Hook::FromJudgedPod | Hook::FromNetwork);
     if forwards && verdict_of(work) == Verdict::Forward {

@@ -8,7 +8,7 @@
 use super::{Verdict, Work, to_other_node, translate};
 use crate::{
     abi::{Addr, Family, NetworkValue, PodValue, protocol},
-    packet::Packet,
+    packet::{Packet, headers},
     tables::Tables,
 };
 
@@ -16,8 +16,8 @@ use crate::{
 /// kernel writes into packets above 64 KiB (BIG TCP).
 const SHORTEST: u32 = 8;
 
-/// A packet that a pod sent: as [`into_pod`], or in the overlay to another node's pod, if
-/// the sender was never an end of a translated flow. (Routes are asked by more of the headers.)
+/// A packet that a pod sent: as [`into_pod`], or to another node's pod, if the sender was
+/// never an end of a translated flow.
 #[inline(always)]
 pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, family: Family, work: &mut Work, tables: &mut T) -> bool {
     let settled = judge_from_pod(packet, family, work, tables);
@@ -39,20 +39,22 @@ fn judge_from_pod<P: Packet, T: Tables>(packet: &P, family: Family, work: &mut W
     if tables.pod(&seen.src).is_none_or(|pod| pod.nat_protocols & ends != 0) {
         return false;
     }
-    match tables.network(&seen.dst) {
-        Some(network) if network.kind == NetworkValue::PODS && !network.tunnel.is_unspecified() => {
-            work.headers.family = family;
-            work.headers.hops = seen.hops;
-            to_other_node(work, network);
-            true
-        }
-        _ => false,
+    let Some(network) = tables.network(&seen.dst) else { return false };
+    if network.kind != NetworkValue::PODS {
+        return false;
     }
+    work.headers.family = family;
+    work.headers.hops = seen.hops;
+    // Routes are asked by more of the headers.
+    if network.tunnel.is_unspecified() && !headers::parse_plain(packet, family, &mut work.headers) {
+        return false;
+    }
+    to_other_node(work, network);
+    true
 }
 
-/// A packet that came over the wire or by the overlay: straight into a
-/// pod of this node, if it is for one and answers no translated flow. False: all headers
-/// are to be read.
+/// A packet that came over the wire or by the overlay: straight into a pod of this node, if
+/// it is for one and answers no translated flow. False: all headers are to be read.
 #[inline(always)]
 pub fn into_pod<P: Packet, T: Tables>(packet: &P, family: Family, work: &mut Work, tables: &T) -> bool {
     match untranslated(packet, family, tables) {
