@@ -9,6 +9,7 @@
 //! maps, packets or where objects come from.
 
 mod blocks;
+mod classify;
 mod clause;
 mod engine;
 mod ids;
