@@ -37,6 +37,11 @@ const REPEAT: u32 = 100_000;
 /// An address that no node and no pod has.
 const WORLD: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
+/// The frames' addresses. A test run takes the receiver's for the loopback device's, which is
+/// zero: frames to another host only pass.
+const FROM: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const TO: [u8; 6] = [0; 6];
+
 /// What a tc program says of a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Says {
@@ -177,12 +182,12 @@ fn once(program: &SchedClassifier, packet: &[u8], repeat: u32, says: Says) -> Re
 }
 
 fn tcp_packet(from: Ipv4Addr, to: Ipv4Addr, port: u16) -> Vec<u8> {
-    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]).ipv4(from.octets(), to.octets(), 64);
+    let builder = PacketBuilder::ethernet2(FROM, TO).ipv4(from.octets(), to.octets(), 64);
     write(builder.tcp(port, PORT, 1, 1000).ack(1), |builder, bytes| builder.write(bytes, &[0; 64]))
 }
 
 fn udp_packet(from: Ipv4Addr, to: Ipv4Addr, port: u16, to_port: u16) -> Vec<u8> {
-    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]).ipv4(from.octets(), to.octets(), 64);
+    let builder = PacketBuilder::ethernet2(FROM, TO).ipv4(from.octets(), to.octets(), 64);
     write(builder.udp(port, to_port), |builder, bytes| builder.write(bytes, &[0; 64]))
 }
 
