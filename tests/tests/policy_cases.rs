@@ -22,8 +22,8 @@ use tests::{
 const LISTEN: [(Transport, u16); 4] =
     [(Transport::Tcp, 80), (Transport::Udp, 80), (Transport::Tcp, 81), (Transport::Udp, 81)];
 /// A dial that is denied takes so long; one that should be answered gets some more tries.
-const SHORT: Duration = Duration::from_millis(500);
-const TRIES: usize = 4;
+const SHORT: Duration = Duration::from_millis(200);
+const TRIES: usize = 10;
 
 fn cases() -> Value {
     let workspace = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
