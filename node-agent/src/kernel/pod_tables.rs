@@ -34,9 +34,10 @@ impl PodTables {
             && (old.ifindex, old.mac) == (value.ifindex, value.mac)
         {
             value.nat_protocols |= old.nat_protocols;
-            if (old.policy_set, old.flags) != (value.policy_set, value.flags) && value.flags & PodValue::HELD == 0 {
+            let changes = (old.policy_set, old.flags) != (value.policy_set, value.flags);
+            if changes && (old.flags | value.flags) & PodValue::HELD == 0 {
                 // A flow that begins meanwhile notes itself in the old entry. All are looked
-                // for in vain, at worst.
+                // for in vain, at worst. (None begins while the pod is held.)
                 value.nat_protocols = u32::MAX;
             }
             if old == value {
