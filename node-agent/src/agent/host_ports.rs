@@ -18,7 +18,7 @@ use crate::{
     model::{
         Model,
         change::Problem,
-        objects::{ObjectKey, Protocol},
+        objects::ObjectKey,
     },
 };
 
@@ -65,7 +65,7 @@ impl HostPorts {
         let services = model.services().filter(|_| !self.ports.is_empty());
         let node_ports = services.flat_map(|service| service.ports.iter().map(move |port| (service, port)));
         node_ports.filter(|(_, port)| port.node_port != 0).filter_map(|(service, port)| {
-            let pod = self.ports.get(&(port.node_port, number(port.protocol)))?;
+            let pod = self.ports.get(&(port.node_port, port.protocol.number()))?;
             let message = format!(
                 "NodePort {} is a hostPort of {pod} too, which comes first at the node's addresses; use another port",
                 port.node_port
@@ -213,14 +213,6 @@ fn describe(attachment: &Attachment) -> String {
     match &attachment.pod {
         Some(pod) => format!("Pod {}", pod.key()),
         None => format!("interface {}", attachment.id),
-    }
-}
-
-fn number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => protocol::TCP,
-        Protocol::Udp => protocol::UDP,
-        Protocol::Sctp => protocol::SCTP,
     }
 }
 

@@ -4,10 +4,10 @@
 //! Invariant: no address and port stands for two things of one Service; of two the
 //! first in kube-proxy's order counts: ClusterIP, external IP, load balancer.
 
-use datapath::abi::{Addr, Be16, Family, FrontendKey, FrontendValue, protocol};
+use datapath::abi::{Addr, Be16, Family, FrontendKey, FrontendValue};
 
 use super::{Algorithm, CompiledAddress, CompiledFrontend, EndpointSet};
-use crate::model::objects::{Protocol, Service, ServicePort, ServiceType, TrafficPolicy};
+use crate::model::objects::{Service, ServicePort, ServiceType, TrafficPolicy};
 
 /// A Service's addresses, by what they are. Distinct.
 #[derive(Debug, Default)]
@@ -70,7 +70,7 @@ pub(super) fn frontends(
     if cluster.is_empty() {
         return vec![];
     }
-    let (number, protocol) = (Be16::new(port.port), protocol_number(port.protocol));
+    let (number, protocol) = (Be16::new(port.port), port.protocol.number());
     let at = |addr| FrontendKey::new(addr, number, protocol);
     let internal = internal(service, algorithm);
     let external = external(service, algorithm);
@@ -117,12 +117,4 @@ fn external(service: &Service, algorithm: Algorithm) -> CompiledFrontend {
     };
     let flags = FrontendValue::EXTERNAL | keep | selection;
     CompiledFrontend { key: NOWHERE, flags, internal: EndpointSet::Cluster, external: set }
-}
-
-pub(super) fn protocol_number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => protocol::TCP,
-        Protocol::Udp => protocol::UDP,
-        Protocol::Sctp => protocol::SCTP,
-    }
 }

@@ -11,7 +11,7 @@ use datapath::abi::{Family, FrontendValue};
 use super::{
     CompiledEndpoint, CompiledFrontend, CompiledPort, CompiledService, NodeContext, algorithm,
     endpoints::{any_usable, categorize, is_local},
-    frontends::{Addresses, frontends, protocol_number},
+    frontends::{Addresses, frontends},
     health::health_check,
     merge::{MergedEndpoint, merge},
     source_ranges::source_ranges,
@@ -85,7 +85,7 @@ fn compile_port(
         .collect();
     CompiledPort {
         family,
-        protocol: protocol_number(port.protocol),
+        protocol: port.protocol.number(),
         port: port.port,
         frontends,
         endpoints,

@@ -6,6 +6,7 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
+use datapath::abi::protocol;
 use ipnetwork::IpNetwork;
 
 pub use super::network_policy::NetworkPolicy;
@@ -152,6 +153,17 @@ pub enum Protocol {
     Udp,
     /// SCTP.
     Sctp,
+}
+
+impl Protocol {
+    /// Its number in packets, as IANA assigns it.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => protocol::TCP,
+            Self::Udp => protocol::UDP,
+            Self::Sctp => protocol::SCTP,
+        }
+    }
 }
 
 /// A Service, KEP-1 and its many successors.

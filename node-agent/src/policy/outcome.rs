@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use datapath::abi::{Be16, PolicyPortKey, protocol};
+use datapath::abi::{Be16, PolicyPortKey};
 
 use crate::model::objects::Protocol;
 
@@ -121,7 +121,7 @@ fn sweep(events: &BTreeMap<(Protocol, u32), Vec<(usize, bool)>>, ids: &[u32]) ->
 pub(super) fn port_keys(list: u32, ports: &[Ports]) -> Vec<(PolicyPortKey, u32)> {
     let mut keys = Vec::new();
     for Ports { protocol, first, last, rule } in ports {
-        let protocol = number(*protocol);
+        let protocol = protocol.number();
         let (mut first, last) = (u32::from(*first), u32::from(*last));
         let key = |port: u32, wild| PolicyPortKey {
             prefix_len: PolicyPortKey::PROTOCOL_BITS + 16 - wild,
@@ -143,15 +143,6 @@ pub(super) fn port_keys(list: u32, ports: &[Ports]) -> Vec<(PolicyPortKey, u32)>
         }
     }
     keys
-}
-
-/// Its number in packets.
-pub(super) fn number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => protocol::TCP,
-        Protocol::Udp => protocol::UDP,
-        Protocol::Sctp => protocol::SCTP,
-    }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use node_agent::{
         nodeport_addresses,
     },
     compile::{CompiledService, NodeContext, service as compile},
-    model::objects::{ObjectKey, Protocol},
+    model::objects::ObjectKey,
     plan::{Capacities, ServicePlan},
     routing::NodeAddresses,
 };
@@ -88,7 +88,7 @@ fn every_packet_goes_where_kube_proxy_sends_it() {
                 let (from, src) = source(packet);
                 let dst = Addr::from(manifests::address(&text(&packet["dst"]["ip"])));
                 let port = number(&packet["dst"]["port"]).expect("a packet's port");
-                let protocol = protocol_number(packet);
+                let protocol = manifests::protocol(&packet["protocol"]).number();
                 judged += 1;
                 if packet["src"]["kind"] == "localhost" {
                     // Such packets never leave the loopback device: it's the call that counts.
@@ -203,14 +203,6 @@ fn source(packet: &Value) -> (From, Addr) {
         other => panic!("unknown source {other:?}"),
     };
     (from, manifests::address(&text(&packet["src"]["ip"])).into())
-}
-
-fn protocol_number(packet: &Value) -> u8 {
-    match manifests::protocol(&packet["protocol"]) {
-        Protocol::Tcp => protocol::TCP,
-        Protocol::Udp => protocol::UDP,
-        Protocol::Sctp => protocol::SCTP,
-    }
 }
 
 /// Whether it is what kube-proxy does.

@@ -36,6 +36,7 @@ const PURE: &[&str] = &[
     "node-agent/src/compile.rs",
     "node-agent/src/plan/",
     "node-agent/src/plan.rs",
+    "node-agent/src/policy/",
     "node-agent/src/routing/",
 ];
 
