@@ -158,8 +158,9 @@ fn direct_from_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables
         work.verdict = Verdict::Pass;
         return;
     }
-    let suspects = suspects(&work.headers, PodValue::client_bit) | suspects(&work.headers, PodValue::server_bit);
-    if tables.pod(&work.headers.src).is_none_or(|pod| pod.nat_protocols & suspects != 0)
+    let suspects = suspects(&work.headers);
+    let ends = suspects | PodValue::servers(suspects);
+    if tables.pod(&work.headers.src).is_none_or(|pod| pod.nat_protocols & ends != 0)
         && translate::follow(packet, work, tables, Sender::Pod)
     {
         return;
@@ -201,10 +202,8 @@ pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mu
         work.verdict = Verdict::Drop(DropReason::PodHeld);
         return;
     }
-    let (answers, judged) = (
-        pod.nat_protocols & suspects(&work.headers, PodValue::client_bit) != 0,
-        pod.flags & PodValue::POLICY != 0 && !from_node,
-    );
+    let (answers, judged) =
+        (pod.nat_protocols & suspects(&work.headers) != 0, pod.flags & PodValue::POLICY != 0 && !from_node);
     if answers {
         translate::answer(packet, work, tables);
     }
@@ -246,7 +245,7 @@ pub fn from_host<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: 
 #[inline(always)]
 pub fn from_host_loopback<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
     work.verdict = Verdict::Pass;
-    let answers = tables.node_nat() & suspects(&work.headers, PodValue::server_bit) != 0;
+    let answers = tables.node_nat() & PodValue::servers(suspects(&work.headers)) != 0;
     let later = work.headers.fragment == Fragment::Later;
     let dials = later || names_frontend(&work.headers, tables);
     if !answers && !dials {
@@ -294,14 +293,14 @@ fn direct_from_network<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, ta
 /// backend, none of it needs to be read.
 #[inline(always)]
 pub fn node_may_answer<T: Tables>(tables: &T) -> bool {
-    tables.node_nat() != 0
+    tables.node_nat() & PodValue::servers(PodValue::CLIENT_BITS) != 0
 }
 
 /// A packet of the node's own that leaves by the wire: it may be a backend's answer.
 #[inline(always)]
 pub fn to_network<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
     work.verdict = Verdict::Pass;
-    if tables.node_nat() & suspects(&work.headers, PodValue::server_bit) != 0 {
+    if tables.node_nat() & PodValue::servers(suspects(&work.headers)) != 0 {
         translate::answer(packet, work, tables);
         translate::write(packet, work, tables);
     }
@@ -331,7 +330,7 @@ fn deliver<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T
         return;
     }
     work.verdict = Verdict::ToPod(*pod);
-    if pod.nat_protocols & suspects(&work.headers, PodValue::client_bit) != 0 {
+    if pod.nat_protocols & suspects(&work.headers) != 0 {
         translate::answer(packet, work, tables);
     }
 }
@@ -362,16 +361,13 @@ fn names_loopback(headers: &Headers) -> bool {
     headers.src.is_loopback() || headers.dst.is_loopback()
 }
 
-/// The bits of those protocols to whose flows the packet may belong.
+/// The clients' bits of those protocols to whose flows the packet may belong.
 #[inline(always)]
-fn suspects(headers: &Headers, bit: impl Fn(u8) -> u32) -> u32 {
+fn suspects(headers: &Headers) -> u32 {
     // An error is about any protocol, and a later fragment may not show its own.
     if headers.transport == Transport::IcmpError || headers.fragment == Fragment::Later {
-        bit(crate::abi::protocol::TCP)
-            | bit(crate::abi::protocol::UDP)
-            | bit(crate::abi::protocol::SCTP)
-            | bit(crate::abi::protocol::ICMP)
+        PodValue::CLIENT_BITS
     } else {
-        bit(headers.protocol)
+        PodValue::client_bit(headers.protocol)
     }
 }

@@ -238,9 +238,9 @@ impl PolicyTables for KernelTables {
     }
     #[inline(always)]
     fn policy_port(&self, key: &PolicyPortKey) -> Option<u32> {
-        // The two words of the key as they lie in memory.
-        let second = u32::from_ne_bytes([key.protocol, key.pad, 0, 0]);
-        let port = u32::from_ne_bytes([0, 0, key.port.wire().to_ne_bytes()[0], key.port.wire().to_ne_bytes()[1]]);
-        maps::POLICY_PORTS.get(Key::new(key.prefix_len, [key.ports, second | port])).copied()
+        // The second word of the key as it lies in memory.
+        let [a, b] = key.port.wire().to_ne_bytes();
+        let second = u32::from_ne_bytes([key.protocol, key.pad, a, b]);
+        maps::POLICY_PORTS.get(Key::new(key.prefix_len, [key.ports, second])).copied()
     }
 }

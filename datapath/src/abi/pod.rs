@@ -48,23 +48,24 @@ impl PodValue {
     /// The bit for an IP protocol of which something has been a client.
     #[inline(always)]
     pub const fn client_bit(protocol: u8) -> u32 {
-        Self::nat_bit(protocol)
-    }
-
-    /// The bit for an IP protocol of which something has been a backend.
-    #[inline(always)]
-    pub const fn server_bit(protocol: u8) -> u32 {
-        Self::nat_bit(protocol) << 16
-    }
-
-    #[inline(always)]
-    const fn nat_bit(protocol: u8) -> u32 {
         match protocol {
             super::protocol::TCP => 1 << 0,
             super::protocol::UDP => 1 << 1,
             super::protocol::SCTP => 1 << 2,
             _ => 1 << 3,
         }
+    }
+
+    /// The bit for an IP protocol of which something has been a backend.
+    #[inline(always)]
+    pub const fn server_bit(protocol: u8) -> u32 {
+        Self::servers(Self::client_bit(protocol))
+    }
+
+    /// The servers' bits of the protocols of which these are the clients'.
+    #[inline(always)]
+    pub const fn servers(clients: u32) -> u32 {
+        clients << 16
     }
 }
 

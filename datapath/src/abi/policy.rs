@@ -22,10 +22,6 @@ pub struct PodPolicy {
 impl PodPolicy {
     /// No policy selects the pod.
     pub const NONE: Self = Self { set: 0, flags: 0 };
-    /// See [`super::PodValue::INGRESS_POLICY`].
-    pub const INGRESS: u32 = super::PodValue::INGRESS_POLICY;
-    /// See [`super::PodValue::EGRESS_POLICY`].
-    pub const EGRESS: u32 = super::PodValue::EGRESS_POLICY;
     /// By how many bits a generation stands above the rest of a set's number.
     pub const GENERATION_SHIFT: u32 = 24;
 }

@@ -3,7 +3,7 @@
 //! Invariant: what is returned agrees with itself and with the packet's length.
 //! No options or extension headers are interpreted beyond stepping over them.
 
-use super::Packet;
+use super::{Packet, bare::Bare};
 use crate::abi::{Addr, Be16, DropReason, Family, FlowKey, FragmentKey, protocol};
 
 /// The smallest transport headers in bytes.
@@ -173,75 +173,32 @@ pub fn parse<P: Packet>(packet: &P, family: Family, headers: &mut Headers) -> Re
 /// one to be dropped, and `headers` say nothing.
 #[inline(always)]
 pub fn parse_plain<P: Packet>(packet: &P, family: Family, headers: &mut Headers) -> bool {
-    let bare = match family {
-        Family::V4 => plain_v4(packet, headers),
-        Family::V6 => plain_v6(packet, headers),
-    };
-    let Some(bare) = bare else { return false };
+    let Some(bare) = Bare::read(packet, family) else { return false };
     headers.family = family;
-    headers.l4 = bare;
+    headers.src = bare.src;
+    headers.dst = bare.dst;
+    headers.src_port = bare.src_port;
+    headers.dst_port = bare.dst_port;
+    headers.protocol = bare.protocol;
+    headers.hops = bare.hops;
     headers.fragment = Fragment::Whole;
-    let segment = headers.total_len.wrapping_sub(bare);
-    if headers.total_len > packet.available() || headers.total_len < bare + UDP_MIN {
-        return false;
-    }
-    if headers.protocol == protocol::UDP {
+    headers.l4 = bare.l4;
+    headers.total_len = bare.total_len;
+    headers.fragment_id = bare.id;
+    let (fragment_protocol, flags) = match family {
+        Family::V4 => (bare.protocol, packet.glance().map(|[.., word]: [u32; 9]| word)),
+        Family::V6 => (0, packet.glance().map(|[.., word]: [u32; 14]| word)),
+    };
+    headers.fragment_protocol = fragment_protocol;
+    if bare.protocol == protocol::UDP {
         headers.transport = Transport::Udp;
         headers.opens = false;
         return true;
     }
-    let flags = match family {
-        Family::V4 => packet.glance().map(|[.., word]: [u32; 9]| word),
-        Family::V6 => packet.glance().map(|[.., word]: [u32; 14]| word),
-    };
-    let Some(flags) = flags else { return false };
+    let Some(flags) = flags.filter(|_| bare.protocol == protocol::TCP) else { return false };
     let flags = u32::from_be(flags) >> 16;
-    let header_len = (flags >> 12) * 4;
     set_tcp_flags(headers, flags as u8);
-    (TCP_MIN..=segment).contains(&header_len)
-}
-
-/// Reads an IPv4 header without options and the ports; `None`: there is more to it.
-#[inline(always)]
-fn plain_v4<P: Packet>(packet: &P, headers: &mut Headers) -> Option<u32> {
-    let [first, identification, ttl_protocol, src, dst, ports]: [u32; 6] = packet.glance()?;
-    let (first, identification) = (u32::from_be(first), u32::from_be(identification));
-    let ttl_protocol = u32::from_be(ttl_protocol);
-    headers.protocol = (ttl_protocol >> 16) as u8;
-    if first >> 24 != 0x45 || identification & 0x3fff != 0 || !has_plain_form(headers.protocol) {
-        return None;
-    }
-    headers.src = Addr::v4(src);
-    headers.dst = Addr::v4(dst);
-    (headers.src_port, headers.dst_port) = split_ports(ports);
-    headers.hops = (ttl_protocol >> 24) as u8;
-    headers.total_len = first & 0xffff;
-    headers.fragment_id = identification >> 16;
-    headers.fragment_protocol = headers.protocol;
-    Some(20)
-}
-
-/// The same of IPv6.
-#[inline(always)]
-fn plain_v6<P: Packet>(packet: &P, headers: &mut Headers) -> Option<u32> {
-    let [first, length_next, s0, s1, s2, s3, d0, d1, d2, d3, ports]: [u32; 11] = packet.glance()?;
-    let length_next = u32::from_be(length_next);
-    headers.protocol = (length_next >> 8) as u8;
-    if u32::from_be(first) >> 28 != 6 || !has_plain_form(headers.protocol) {
-        return None;
-    }
-    headers.src = Addr::v6([s0, s1, s2, s3]);
-    headers.dst = Addr::v6([d0, d1, d2, d3]);
-    (headers.src_port, headers.dst_port) = split_ports(ports);
-    headers.hops = length_next as u8;
-    headers.total_len = (length_next >> 16) + 40;
-    headers.fragment_id = 0;
-    headers.fragment_protocol = 0;
-    Some(40)
-}
-
-const fn has_plain_form(protocol: u8) -> bool {
-    matches!(protocol, protocol::TCP | protocol::UDP)
+    (TCP_MIN..=bare.total_len - bare.l4).contains(&((flags >> 12) * 4))
 }
 
 #[inline(always)]
@@ -391,7 +348,7 @@ fn fragment_of(offset: u32, more: bool) -> Fragment {
 }
 
 #[inline(always)]
-pub(crate) fn split_ports(word: u32) -> (Be16, Be16) {
+pub(super) fn split_ports(word: u32) -> (Be16, Be16) {
     let [a, b, c, d] = word.to_ne_bytes();
     (Be16::from_wire(u16::from_ne_bytes([a, b])), Be16::from_wire(u16::from_ne_bytes([c, d])))
 }

@@ -4,6 +4,7 @@
 //! an error, never a wrong byte. Offsets count from the first byte of the IP
 //! header: what link the packet came by is not known here.
 
+pub mod bare;
 pub mod checksum;
 pub mod crc32c;
 pub mod headers;

@@ -5,7 +5,7 @@
 
 use crate::{
     abi::{Be16, Family, OVERLAY_PORT, protocol},
-    packet::{Packet, headers::split_ports},
+    packet::{Packet, bare::Bare},
     tables::Tables,
 };
 
@@ -18,24 +18,11 @@ pub fn carries_overlay<P: Packet, T: Tables>(packet: &P, family: Family, tables:
     if node.overlay_ifindex == 0 {
         return false;
     }
-    let ports = match family {
-        Family::V4 => {
-            let Some([first, identification, ttl_protocol, _, dst, ports]) = packet.glance() else { return false };
-            let is_plain = u32::from_be(first) >> 24 == 0x45 && u32::from_be(identification) & 0x3fff == 0;
-            let is_udp = (u32::from_be(ttl_protocol) >> 16) as u8 == protocol::UDP;
-            if !is_plain || !is_udp || dst != node.v4.v4_word() {
-                return false;
-            }
-            ports
-        }
-        Family::V6 => {
-            let Some([_, length_next, _, _, _, _, a, b, c, d, ports]) = packet.glance() else { return false };
-            let is_udp = (u32::from_be(length_next) >> 8) as u8 == protocol::UDP;
-            if !is_udp || [a, b, c, d] != node.v6.0 {
-                return false;
-            }
-            ports
-        }
+    let own = match family {
+        Family::V4 => node.v4,
+        Family::V6 => node.v6,
     };
-    split_ports(ports).1 == Be16::new(OVERLAY_PORT)
+    Bare::read(packet, family).is_some_and(|bare| {
+        bare.protocol == protocol::UDP && bare.dst == own && bare.dst_port == Be16::new(OVERLAY_PORT)
+    })
 }

@@ -7,14 +7,10 @@
 
 use super::{Verdict, Work, to_other_node, translate};
 use crate::{
-    abi::{Addr, Family, NetworkValue, PodValue, protocol},
-    packet::{Packet, headers},
+    abi::{Family, NetworkValue, PodValue, protocol},
+    packet::{Packet, bare::Bare, headers},
     tables::Tables,
 };
-
-/// Bytes of the shortest transport header, UDP's and ICMP's. A length of 0 is what the
-/// kernel writes into packets above 64 KiB (BIG TCP).
-const SHORTEST: u32 = 8;
 
 /// A packet that a pod sent: as [`into_pod`], or to another node's pod, if the sender was
 /// never an end of a translated flow.
@@ -30,21 +26,22 @@ pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, family: Family, work: &mut
 #[inline(never)]
 fn judge_from_pod<P: Packet, T: Tables>(packet: &P, family: Family, work: &mut Work, tables: &T) -> bool {
     work.changes = translate::Changes::NONE;
-    let Some(seen) = Seen::of(packet, family) else { return false };
-    if let Some(pod) = tables.pod(&seen.dst) {
+    let Some(bare) = Bare::read(packet, family) else { return false };
+    let suspects = suspects(bare.protocol);
+    if let Some(pod) = tables.pod(&bare.dst) {
         work.verdict = Verdict::ToPod(*pod);
-        return pod.flags == 0 && pod.nat_protocols & seen.suspects == 0;
+        return takes_as_it_is(pod, suspects);
     }
-    let ends = seen.suspects | seen.suspects << SERVER_BITS;
-    if tables.pod(&seen.src).is_none_or(|pod| pod.nat_protocols & ends != 0) {
+    let ends = suspects | PodValue::servers(suspects);
+    if tables.pod(&bare.src).is_none_or(|pod| pod.nat_protocols & ends != 0) {
         return false;
     }
-    let Some(network) = tables.network(&seen.dst) else { return false };
+    let Some(network) = tables.network(&bare.dst) else { return false };
     if network.kind != NetworkValue::PODS {
         return false;
     }
     work.headers.family = family;
-    work.headers.hops = seen.hops;
+    work.headers.hops = bare.hops;
     // Routes are asked by more of the headers.
     if network.tunnel.is_unspecified() && !headers::parse_plain(packet, family, &mut work.headers) {
         return false;
@@ -77,69 +74,18 @@ pub fn to_pod<P: Packet, T: Tables>(packet: &P, family: Family, work: &mut Work,
 /// verifier needn't walk on once for every reason not to know one.
 #[inline(never)]
 fn untranslated<'t, P: Packet, T: Tables>(packet: &P, family: Family, tables: &'t T) -> Option<&'t PodValue> {
-    let seen = Seen::of(packet, family)?;
-    let pod = tables.pod(&seen.dst)?;
-    // One that is held, or whose packets have to pass by a queue, is not for here.
-    (pod.flags == 0 && pod.nat_protocols & seen.suspects == 0).then_some(pod)
+    let bare = Bare::read(packet, family)?;
+    tables.pod(&bare.dst).filter(|pod| takes_as_it_is(pod, suspects(bare.protocol)))
 }
 
-/// By how much [`PodValue::server_bit`] is shifted against [`PodValue::client_bit`].
-const SERVER_BITS: u32 = 16;
-
-/// What is seen of a whole packet without options or extension headers.
-struct Seen {
-    src: Addr,
-    dst: Addr,
-    hops: u8,
-    /// The clients' bits of [`super::suspects`].
-    suspects: u32,
+/// Whether a pod gets packets of such protocols as they are. One that is held or judged, or
+/// whose packets have to pass by a queue, is not for here.
+#[inline(always)]
+const fn takes_as_it_is(pod: &PodValue, suspects: u32) -> bool {
+    pod.flags == 0 && pod.nat_protocols & suspects == 0
 }
 
-impl Seen {
-    #[inline(always)]
-    fn of<P: Packet>(packet: &P, family: Family) -> Option<Self> {
-        match family {
-            Family::V4 => Self::of_v4(packet),
-            Family::V6 => Self::of_v6(packet),
-        }
-    }
-
-    #[inline(always)]
-    fn of_v4<P: Packet>(packet: &P) -> Option<Self> {
-        const VERSION_AND_LENGTH: u32 = 0x45;
-        let [first, fragment, ttl_protocol, src, dst] = packet.glance()?;
-        let first = u32::from_be(first);
-        // More fragments, and the offset.
-        let whole = u32::from_be(fragment) & 0x3fff == 0;
-        let total_len = first & 0xffff;
-        let sound = first >> 24 == VERSION_AND_LENGTH && total_len >= 20 + SHORTEST && total_len <= packet.available();
-        let ttl_protocol = u32::from_be(ttl_protocol);
-        (whole && sound).then(|| Self {
-            src: Addr::v4(src),
-            dst: Addr::v4(dst),
-            hops: (ttl_protocol >> 24) as u8,
-            suspects: suspects((ttl_protocol >> 16) as u8),
-        })
-    }
-
-    #[inline(always)]
-    fn of_v6<P: Packet>(packet: &P) -> Option<Self> {
-        let [first, length_next, s0, s1, s2, s3, d0, d1, d2, d3] = packet.glance()?;
-        let length_next = u32::from_be(length_next);
-        let next = (length_next >> 8) as u8;
-        let bare = matches!(next, protocol::TCP | protocol::UDP | protocol::SCTP | protocol::ICMPV6);
-        let payload = length_next >> 16;
-        let sound = u32::from_be(first) >> 28 == 6 && payload >= SHORTEST && payload + 40 <= packet.available();
-        (bare && sound).then(|| Self {
-            src: Addr::v6([s0, s1, s2, s3]),
-            dst: Addr::v6([d0, d1, d2, d3]),
-            hops: length_next as u8,
-            suspects: suspects(next),
-        })
-    }
-}
-
-/// The clients' bits of the protocols that the packet may be about.
+/// The clients' bits of the protocols that a packet of this one may be about.
 #[inline(always)]
 const fn suspects(protocol: u8) -> u32 {
     match protocol {

@@ -31,7 +31,7 @@ pub(super) struct Member {
     /// It goes out by the network, see [`FlowValue::OUT`].
     pub out: bool,
     /// It is the last.
-    pub ended: bool,
+    ended: bool,
     /// It is an ICMP error about a packet of the flow, by which it travels back.
     is_error: bool,
     /// Which the error quotes.
@@ -193,15 +193,21 @@ pub(super) fn write<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, table
     }
 }
 
+/// Forgets the packet's flow if this is its last.
+#[inline(always)]
+pub(super) fn end_flow<T: Tables>(work: &Work, tables: &mut T) {
+    if work.member.ended {
+        track::end(tables, &work.key, &work.ends);
+    }
+}
+
 /// Rewrites the packet as its flow says; `hop`: it makes one, too.
 ///
 /// # Errors
 /// It could not be rewritten, and may be half written.
 #[inline(always)]
 fn apply<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T, hop: bool) -> Result<(), AccessError> {
-    if work.member.ended {
-        track::end(tables, &work.key, &work.ends);
-    }
+    end_flow(work, tables);
     let headers = &mut work.headers;
     work.came_with =
         Ends { src: headers.src, dst: headers.dst, src_port: headers.src_port, dst_port: headers.dst_port };

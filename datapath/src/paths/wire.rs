@@ -20,7 +20,6 @@ use crate::{
         rewrite::{self, Ends, Plain},
     },
     tables::Tables,
-    track,
 };
 
 /// What became of a packet.
@@ -68,9 +67,7 @@ pub fn from_wire<P: Packet, T: Tables>(
     if place == Taken::Untouched || begins && translate::open(work, tables).is_err() {
         return Taken::Untouched;
     }
-    if work.member.ended {
-        track::end(tables, &work.key, &work.ends);
-    }
+    translate::end_flow(work, tables);
     // All that is written has been read, so this doesn't fail.
     let how = Plain { hop: place == Taken::Out, finished: true };
     match rewrite::rewrite_plain(packet, &mut work.headers, &work.ends, how) {

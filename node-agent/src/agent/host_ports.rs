@@ -15,11 +15,7 @@ use datapath::abi::{Addr, Be16, Family, FrontendKey, FrontendValue, protocol};
 use crate::{
     cni::attachment::{Attachment, HostPort},
     compile::{CompiledAddress, CompiledEndpoint, CompiledFrontend, CompiledPort, CompiledService, EndpointSet},
-    model::{
-        Model,
-        change::Problem,
-        objects::ObjectKey,
-    },
+    model::{Model, change::Problem, objects::ObjectKey},
 };
 
 /// How the namespaces begin of Services that stand for pods' hostPorts. No namespace

@@ -8,7 +8,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use datapath::abi::{Addr, PodPolicy};
+use datapath::abi::{Addr, PodPolicy, PodValue};
 use fnv::{FnvHashMap, FnvHashSet};
 
 use super::{
@@ -249,7 +249,8 @@ impl PolicyEngine {
     fn pod_policy(&self, set: u32) -> PodPolicy {
         let Some(found) = self.sets.get(set) else { return PodPolicy::NONE };
         let flag = |direction, flag| if found.isolates(direction) { flag } else { 0 };
-        let flags = flag(Direction::Ingress, PodPolicy::INGRESS) | flag(Direction::Egress, PodPolicy::EGRESS);
+        let flags =
+            flag(Direction::Ingress, PodValue::INGRESS_POLICY) | flag(Direction::Egress, PodValue::EGRESS_POLICY);
         PodPolicy { set: self.number(set), flags }
     }
 

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use datapath::{
-    abi::{Addr, Be16, PodPolicy, direction, protocol},
+    abi::{Addr, Be16, PodPolicy, PodValue, direction, protocol},
     memory::MemoryPolicy,
     policy::{DEFAULT_DENY, Question, judge},
 };
@@ -110,12 +110,12 @@ impl Product {
 
     /// The rule that allows a packet to leave the pod that sends it; `None`: nothing isolates that pod so.
     pub fn egress(&self, packet: Packet<'_>) -> Option<u32> {
-        self.ask(packet.src, PodPolicy::EGRESS, direction::EGRESS, packet.dst, packet)
+        self.ask(packet.src, PodValue::EGRESS_POLICY, direction::EGRESS, packet.dst, packet)
     }
 
     /// The rule that allows a packet into the pod that gets it.
     pub fn ingress(&self, packet: Packet<'_>) -> Option<u32> {
-        self.ask(packet.dst, PodPolicy::INGRESS, direction::INGRESS, packet.src, packet)
+        self.ask(packet.dst, PodValue::INGRESS_POLICY, direction::INGRESS, packet.src, packet)
     }
 
     pub fn lets_out(&self, packet: Packet<'_>) -> bool {
