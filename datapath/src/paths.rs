@@ -148,6 +148,26 @@ pub fn from_judged_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, ta
     translate::write(packet, work, tables);
 }
 
+/// As [`from_pod`], where somebody's queueing discipline is to have the packet next: the
+/// stack carries it on, and takes the hop itself.
+#[inline(always)]
+pub fn from_shaped_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
+    direct_from_pod(packet, work, tables);
+    filter::incoming(packet, work, tables);
+    work.changes.hops = false;
+    translate::write(packet, work, tables);
+}
+
+/// As [`from_judged_pod`], likewise.
+#[inline(always)]
+pub fn from_judged_shaped_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T, ifindex: u32) {
+    direct_from_pod(packet, work, tables);
+    filter::outgoing(packet, work, tables, ifindex);
+    filter::incoming(packet, work, tables);
+    work.changes.hops = false;
+    translate::write(packet, work, tables);
+}
+
 #[inline(always)]
 fn direct_from_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
     if let Some(pod) = tables.pod(&work.headers.dst) {

@@ -216,7 +216,7 @@ pub fn from_pod(ctx: TcContext) -> i32 {
 /// packets next: whatever is rewritten goes on by the node's stack.
 #[classifier]
 pub fn from_shaped_pod(ctx: TcContext) -> i32 {
-    run(&ctx, Hook::FromShapedPod, |skb, work| paths::from_pod(skb, work, &mut KernelTables))
+    run(&ctx, Hook::FromShapedPod, |skb, work| paths::from_shaped_pod(skb, work, &mut KernelTables))
 }
 
 /// The same of a pod that some policy selects.
@@ -233,7 +233,7 @@ pub fn from_judged_pod(ctx: TcContext) -> i32 {
 pub fn from_judged_shaped_pod(ctx: TcContext) -> i32 {
     run(&ctx, Hook::FromShapedPod, |skb, work| {
         let ifindex = skb.ifindex();
-        paths::from_judged_pod(skb, work, &mut KernelTables, ifindex);
+        paths::from_judged_shaped_pod(skb, work, &mut KernelTables, ifindex);
     })
 }
 

@@ -29,7 +29,12 @@ fn run(world: World, packets: Vec<(Program, Frame)>) -> Vec<Record> {
 fn translates(program: Program) -> bool {
     matches!(
         program,
-        Program::FromPod | Program::FromHost | Program::FromHostLoopback | Program::FromNetwork | Program::FromOverlay
+        Program::FromPod
+            | Program::FromShapedPod
+            | Program::FromHost
+            | Program::FromHostLoopback
+            | Program::FromNetwork
+            | Program::FromOverlay
     )
 }
 
@@ -42,8 +47,9 @@ fn well_formed(record: &Record) -> Result<(), String> {
             after.pods.values().any(|known| known.ifindex == pod.ifindex && known.mac == pod.mac)
         }
         (program, Verdict::Answer | Verdict::Reroute) => translates(*program),
-        (Program::FromPod | Program::FromNetwork | Program::FromOverlay, Verdict::Forward) => true,
-        (Program::FromPod | Program::ToOverlay | Program::ForwardedToOverlay, Verdict::Tunnel(_)) => true,
+        (Program::FromPod | Program::FromShapedPod, Verdict::Forward | Verdict::Tunnel(_)) => true,
+        (Program::FromNetwork | Program::FromOverlay, Verdict::Forward) => true,
+        (Program::ToOverlay | Program::ForwardedToOverlay, Verdict::Tunnel(_)) => true,
         _ => false,
     };
     if !at_home {

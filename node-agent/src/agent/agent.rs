@@ -8,7 +8,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -16,6 +15,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     dataplane::{Dataplane, Tables},
+    due,
     flags::Flags,
     foreign_pods::ForeignPods,
     health_checks::HealthChecks,
@@ -37,11 +37,9 @@ use super::{
     xdp::Xdp,
 };
 use crate::{
-    cni::{attachment, service::CniService},
+    cni::service::CniService,
     kernel::{
-        memory,
-        netdev::XdpChanges,
-        netlink::{Event, Netlink, Shaping},
+        netlink::{Netlink, Shaping},
         node_tables::NodeTables,
         pod_tables::PodTables,
         service_tables::ServiceTableError,
@@ -54,19 +52,6 @@ use crate::{
     },
     routing::{Routing, Settings},
 };
-
-/// How often interfaces are looked at though nothing says that they changed.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// How soon they are looked at after the kernel has told of a change: changes seldom come alone.
-const LOOK_AFTER_EVENT: Duration = Duration::from_millis(100);
-/// How soon pods' traffic leads past a queueing discipline that somebody has made.
-const SHAPE_AFTER_EVENT: Duration = Duration::from_millis(20);
-/// However many changes there are, looks are this far apart.
-const LOOKS_APART: Duration = Duration::from_secs(1);
-/// How long nothing must have changed before what was replaced is freed.
-pub(super) const IDLE: Duration = Duration::from_secs(2);
-/// After so many changes it is worth giving free memory back.
-const MANY: u64 = 1000;
 
 /// The agent's state.
 pub struct Agent {
@@ -109,16 +94,16 @@ pub struct Agent {
     pub(super) phase: Phase,
     node_seen: bool,
     pub(super) todo: Todo,
-    retry: Retry,
+    pub(super) retry: Retry,
     pub(super) changes: Pending,
     /// Changes since free memory was given back.
-    changed: u64,
-    look_at: Instant,
-    looked_at: Instant,
+    pub(super) changed: u64,
+    pub(super) look_at: Instant,
+    pub(super) looked_at: Instant,
     /// When to look what shapes pods' traffic.
-    shaping_at: Option<Instant>,
+    pub(super) shaping_at: Option<Instant>,
     /// When to look whether the node's own devices are as they were left.
-    devices_at: Option<Instant>,
+    pub(super) devices_at: Option<Instant>,
     pub(super) reclaim_at: Option<Instant>,
 }
 
@@ -209,7 +194,7 @@ impl Agent {
             retry: Retry::new(),
             changes: Pending::default(),
             changed: 0,
-            look_at: began + LOOK_EVERY,
+            look_at: began + due::LOOK_EVERY,
             looked_at: began,
             shaping_at: None,
             devices_at: None,
@@ -354,103 +339,6 @@ impl Agent {
         }
         self.plan_retry();
         self.tell();
-    }
-
-    /// Does what is due by the clock.
-    pub async fn tick(&mut self) {
-        let now = Instant::now();
-        if now >= self.look_at {
-            self.look_at = now + LOOK_EVERY;
-            self.looked_at = now;
-            self.todo.node = true;
-            self.todo.peers = true;
-            self.todo.routes = true;
-            self.todo.check_routes = true;
-            self.todo.check_peers = true;
-        }
-        if self.reclaim_at.is_some_and(|at| now >= at) {
-            self.reclaim_at = None;
-            let freed = self.services.reclaim();
-            self.problems.record("freeing replaced entries", freed);
-            let reclaimed = self.policies.reclaim();
-            if reclaimed.as_ref().is_ok_and(|more| *more) {
-                self.reclaim_at = Some(now + IDLE);
-            }
-            self.problems.record("freeing what policies said", reclaimed);
-            // Room that was waited for may be there now.
-            self.todo.services = true;
-            if std::mem::take(&mut self.changed) > MANY {
-                memory::give_back();
-            }
-        }
-        if self.devices_at.is_some_and(|at| now >= at) {
-            self.devices_at = None;
-            if self.node.has_lost_devices(&self.netlink).await {
-                self.look_soon();
-            }
-        }
-        if self.shaping_at.is_some_and(|at| now >= at) {
-            self.shaping_at = None;
-            self.reshape_pods().await;
-        }
-        self.reconcile().await;
-    }
-
-    /// Word of what XDP can do with interfaces.
-    pub fn watch_xdp(&mut self) -> Option<XdpChanges> {
-        match self.xdp.watch() {
-            Ok(changes) => changes,
-            Err(error) => {
-                self.problems.set("XDP", format!("no word of what it can do with interfaces: {error}"));
-                None
-            }
-        }
-    }
-
-    /// What XDP can do has changed on an interface, or on any.
-    pub fn xdp_changed(&mut self, ifindex: Option<u32>) {
-        if ifindex.is_none_or(|ifindex| self.xdp.concerns(ifindex)) {
-            self.look_soon();
-        }
-    }
-
-    /// When [`Agent::tick`] is due.
-    pub fn next_tick(&self) -> Instant {
-        let times = [Some(self.look_at), self.shaping_at, self.devices_at, self.reclaim_at, self.retry.at()];
-        times.into_iter().flatten().min().unwrap_or(self.look_at)
-    }
-
-    /// The kernel has told of a change: whatever it may be, a look at the interfaces will tell.
-    pub fn heard(&mut self, event: &Event) {
-        if matches!(event, Event::Queueing | Event::Lost) && self.cni.is_some() {
-            self.shaping_at.get_or_insert(Instant::now() + SHAPE_AFTER_EVENT);
-        }
-        let matters = match event {
-            // What we do with our own devices is told, too, and is no reason to look at all there is.
-            Event::Interface(name) if node::is_own_device(name) => {
-                self.devices_at.get_or_insert(Instant::now() + LOOK_AFTER_EVENT);
-                false
-            }
-            // Pods come and go by requests.
-            Event::Interface(name) => !attachment::is_host_ifname(name),
-            Event::Address | Event::Lost => true,
-            Event::Queueing => false,
-            // A routing daemon may have many that are none of our business.
-            Event::OthersRoute { destination, on_link } => {
-                *on_link || destination.prefix() == 0 || self.routing.route(destination).is_some()
-            }
-            Event::OurRouteWent(destination) => {
-                self.peer_routes.has(destination) || self.routes.has(destination) || self.own_pods.has(destination)
-            }
-        };
-        if matters {
-            self.look_soon();
-        }
-    }
-
-    fn look_soon(&mut self) {
-        let soon = (Instant::now() + LOOK_AFTER_EVENT).max(self.looked_at + LOOKS_APART);
-        self.look_at = self.look_at.min(soon);
     }
 
     /// Whether all that the source has said is in force.

@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod config_file;
 pub mod dataplane;
+mod due;
 pub mod flags;
 pub mod foreign_pods;
 pub mod health_checks;

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::{
-    agent::{Agent, IDLE, Pending, Phase},
+    agent::{Agent, Pending, Phase},
+    due::IDLE,
     install,
     metrics::Applied,
     node, nodeport_addresses,

@@ -11,6 +11,8 @@ use super::{build::Packet, place::Place, world::World};
 pub enum Program {
     /// What a pod sends.
     FromPod,
+    /// What a pod sends whose traffic somebody shapes.
+    FromShapedPod,
     /// What a held pod sends.
     FromHeldPod,
     /// What the node itself sends to a pod.
@@ -37,8 +39,9 @@ pub enum Program {
 
 impl Program {
     /// Every one.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::FromPod,
+        Self::FromShapedPod,
         Self::FromHeldPod,
         Self::NodeToPod,
         Self::DeviceToPod,

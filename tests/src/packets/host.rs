@@ -72,6 +72,7 @@ pub fn judge<T: Tables>(program: Program, tables: &mut T, frame: &Frame) -> (Ver
         Err(reason) => work.verdict = Verdict::Drop(reason),
         Ok(()) => match program {
             Program::FromPod => paths::from_pod(&mut packet, &mut work, tables),
+            Program::FromShapedPod => paths::from_shaped_pod(&mut packet, &mut work, tables),
             Program::FromHeldPod => paths::from_held_pod(&mut work, tables),
             Program::NodeToPod | Program::DeviceToPod => paths::to_pod(&mut packet, &mut work, tables, true),
             Program::ForwardedToPod => paths::to_pod(&mut packet, &mut work, tables, false),

@@ -42,8 +42,9 @@ use super::{
 const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/fairlead.bpf.o");
 
 /// The programs that see packets.
-const PROGRAMS: [&str; 9] = [
+const PROGRAMS: [&str; 10] = [
     "from_pod",
+    "from_shaped_pod",
     "from_held_pod",
     "to_pod",
     "from_host",
@@ -153,7 +154,7 @@ impl Kernel {
         };
         let expected = match record.verdict {
             Verdict::Pass => TC_ACT_UNSPEC,
-            Verdict::Tunnel(_) if leaves_by_overlay(record.program) => TC_ACT_UNSPEC,
+            verdict if goes_on(record.program, verdict) => TC_ACT_UNSPEC,
             Verdict::Drop(_) => TC_ACT_SHOT,
             _ => TC_ACT_REDIRECT,
         };
@@ -171,6 +172,7 @@ impl Kernel {
     fn run(&mut self, program: Program, frame: &[u8]) -> Result<Option<(i32, Vec<u8>)>> {
         let (name, came_by) = match program {
             Program::FromPod => ("from_pod", UPLINK),
+            Program::FromShapedPod => ("from_shaped_pod", UPLINK),
             Program::FromHeldPod => ("from_held_pod", UPLINK),
             Program::NodeToPod => ("to_pod", 0),
             Program::DeviceToPod => ("to_pod", HOST_IFINDEX),
@@ -472,13 +474,23 @@ fn leaves_by_overlay(program: Program) -> bool {
     matches!(program, Program::ToOverlay | Program::ForwardedToOverlay)
 }
 
+/// Whether the packet goes where the verdict says by going on.
+fn goes_on(program: Program, verdict: Verdict) -> bool {
+    match verdict {
+        Verdict::Tunnel(_) => leaves_by_overlay(program) || program == Program::FromShapedPod,
+        Verdict::ToPod(_) | Verdict::Forward => program == Program::FromShapedPod,
+        _ => false,
+    }
+}
+
 /// The frame as the program must leave it: addressed to whom it goes next.
 fn expected_frame(record: &Record, sent: &[u8]) -> Vec<u8> {
     let program = record.program;
     let (to, from) = match (record.verdict, program) {
+        (Verdict::ToPod(_) | Verdict::Tunnel(_), Program::FromShapedPod) => (receiver(program), SENDER_MAC),
         (Verdict::ToPod(pod), _) => (pod.mac, GATEWAY_MAC),
         (Verdict::Answer | Verdict::Reroute, Program::FromHost) => (GATEWAY_MAC, SENDER_MAC),
-        (Verdict::Answer, Program::FromPod | Program::FromNetwork | Program::FromOverlay) => {
+        (Verdict::Answer, Program::FromPod | Program::FromShapedPod | Program::FromNetwork | Program::FromOverlay) => {
             (SENDER_MAC, receiver(program))
         }
         (Verdict::Answer | Verdict::Reroute, _) => (GATEWAY_MAC, GATEWAY_MAC),

@@ -2,7 +2,7 @@
 
 use datapath::abi::{DropReason, Family, protocol};
 
-use super::{BACKEND, CLIENT, OTHER, PROTOCOLS, ends, name, world_with};
+use super::{BACKEND, BACKEND_PORT, CLIENT, OTHER, PROTOCOLS, ends, name, world_with};
 use crate::packets::{
     build::{answering, echo, icmp, opening},
     case::{Case, Expected::*, Program::*},
@@ -15,6 +15,7 @@ pub fn cases() -> Vec<Case> {
     for family in FAMILIES {
         for protocol in PROTOCOLS {
             cases.extend([directly(protocol, family), held(protocol, family), held_sends(protocol, family)]);
+            cases.push(shaped(protocol, family));
         }
         cases.extend([pings(family), group(family)]);
     }
@@ -78,6 +79,19 @@ fn held_sends(protocol: u8, family: Family) -> Case {
         .dropped(FromHeldPod, to(Place::Outside.at(family, 443)), DropReason::PodHeld)
         .dropped(FromHeldPod, to(Place::RemotePod.at(family, 80)), DropReason::PodHeld)
         .dropped(FromHeldPod, echo(e.client.ip(), e.other.ip()), DropReason::PodHeld)
+}
+
+/// What somebody shapes goes on by the stack, which takes the hop.
+fn shaped(protocol: u8, family: Family) -> Case {
+    let e = ends(family);
+    let (remote, tunnelled) = (Place::RemotePod.at(family, 9), Place::TunnelPod.at(family, 9));
+    let service = opening(protocol, e.client, e.service);
+    let server = Place::RemotePod.at(family, BACKEND_PORT);
+    Case::new(format!("a shaped pod: {}", name(protocol, family)), world_with(protocol, Place::RemotePod))
+        .same(FromShapedPod, opening(protocol, e.client, e.other), ToPod(OTHER))
+        .same(FromShapedPod, opening(protocol, e.client, remote), Forward)
+        .same(FromShapedPod, opening(protocol, e.client, tunnelled), Tunnel(Place::Peer))
+        .packet(FromShapedPod, &service, Forward, service.between(e.client, server))
 }
 
 fn pings(family: Family) -> Case {
