@@ -9,10 +9,12 @@ use std::{
 
 use serde_json::json;
 use tests::{
-    cluster::{Cluster, LogOnFailure, Node, Plan, Pod},
+    cluster::{
+        Cluster, LogOnFailure, Node, Plan, Pod, assert_soon_reached, assert_soon_reported, assert_soon_well, is_reached,
+    },
     manifest,
     sandbox::run,
-    traffic::{Dial, Load, Outcome, Place, Server, Style, Transport},
+    traffic::{Dial, Load, Place, Server, Style, Transport},
     wait,
 };
 
@@ -36,35 +38,6 @@ fn loads<'a>(client: &'a Pod, server: &'a Pod) -> Vec<Load> {
         })
     };
     server.addresses().iter().flat_map(|address| of(*address)).collect()
-}
-
-fn is_reached(client: &Pod, server: &Pod) -> bool {
-    let dial = |address: &IpAddr| {
-        let dial = Dial::new(client, Transport::Tcp, SocketAddr::new(*address, 8080));
-        matches!(dial.timeout(Duration::from_millis(200)).once().outcome, Outcome::Ok(_))
-    };
-    server.addresses().iter().all(dial)
-}
-
-#[track_caller]
-fn assert_soon_reached(client: &Pod, server: &Pod) {
-    let what = format!("{} reaches {}", client.name(), server.name());
-    wait::until(&what, PATIENCE, || is_reached(client, server).then_some(()));
-}
-
-#[track_caller]
-fn assert_soon_reported(node: &Node, words: &[&str]) {
-    let found = wait::poll(PATIENCE, || {
-        let has = |problem: &String| words.iter().all(|word| problem.contains(word));
-        node.problems().iter().any(has).then_some(())
-    });
-    assert!(found.is_some(), "no problem of {} says {words:?}: {:#?}", node.name(), node.problems());
-}
-
-#[track_caller]
-fn assert_soon_well(node: &Node) {
-    let well = wait::poll(PATIENCE, || node.problems().is_empty().then_some(()));
-    assert!(well.is_some(), "{} still has problems: {:#?}", node.name(), node.problems());
 }
 
 /// Our routes to other nodes' pods.

@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use tests::{
-    cluster::{LogOnFailure, Node, Plan, Pod},
+    cluster::{LogOnFailure, Node, Plan, Pod, assert_soon_reached, assert_soon_reported, assert_soon_well, is_reached},
     manifest,
     sandbox::output,
     traffic::{Dial, Load, Outcome, Place, Style, Transport},
@@ -29,31 +29,6 @@ fn loads<'a>(client: &'a Pod, server: &'a Pod) -> Vec<Load> {
 fn answers(from: &dyn Place, transport: Transport, address: SocketAddr) -> bool {
     let dial = Dial::new(from, transport, address).timeout(Duration::from_millis(200));
     matches!(dial.once().outcome, Outcome::Ok(_))
-}
-
-fn is_reached(client: &Pod, server: &Pod) -> bool {
-    server.addresses().iter().all(|address| answers(client, Transport::Tcp, SocketAddr::new(*address, 8080)))
-}
-
-#[track_caller]
-fn assert_soon_reached(client: &Pod, server: &Pod) {
-    let what = format!("{} reaches {}", client.name(), server.name());
-    wait::until(&what, PATIENCE, || is_reached(client, server).then_some(()));
-}
-
-#[track_caller]
-fn assert_soon_reported(node: &Node, words: &[&str]) {
-    let found = wait::poll(PATIENCE, || {
-        let has = |problem: &String| words.iter().all(|word| problem.contains(word));
-        node.problems().iter().any(has).then_some(())
-    });
-    assert!(found.is_some(), "no problem of {} says {words:?}: {:#?}", node.name(), node.problems());
-}
-
-#[track_caller]
-fn assert_soon_well(node: &Node) {
-    let well = wait::poll(PATIENCE, || node.problems().is_empty().then_some(()));
-    assert!(well.is_some(), "{} still has problems: {:#?}", node.name(), node.problems());
 }
 
 /// Our unreachable routes.

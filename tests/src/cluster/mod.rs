@@ -7,6 +7,7 @@ mod node;
 mod pod;
 mod runtime;
 mod shared;
+mod soon;
 
 use std::{
     mem,
@@ -26,6 +27,7 @@ use node::{Site, Spot};
 pub use pod::Pod;
 pub use runtime::{CniCall, CniError};
 pub use shared::{Balancing, LogOnFailure, shared};
+pub use soon::{assert_soon_reached, assert_soon_reported, assert_soon_well, is_reached};
 
 use crate::{
     manifest::{self, Directory, Service},
