@@ -70,7 +70,12 @@ pub struct Found {
 /// [`find`], of packets like most: those in which there is nothing to note, and whose
 /// flow goes on. `None` says nothing.
 #[inline(always)]
-pub fn find_steady<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, becomes: &mut Ends) -> Option<Found> {
+pub fn find_steady<T: Tables>(
+    tables: &mut T,
+    headers: &Headers,
+    key: &FlowKey,
+    becomes: &mut Ends,
+) -> Option<Option<Found>> {
     const NOT_STEADY: u8 = tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST;
     let asked = match headers.transport {
         Transport::Tcp(flags) if flags & NOT_STEADY == 0 => FlowValue::ESTABLISHED,
@@ -83,11 +88,14 @@ pub fn find_steady<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, 
         *becomes = ends(flow);
         let (service, backend, generation) = (flow.service, flow.backend, flow.generation);
         steady.then_some(Passed { flags: flow.flags, service, backend, generation, idle: 0 })
-    })??;
+    });
+    let Some(passed) = passed else { return Some(None) };
+    let passed = passed?;
     let reverse = passed.flags & FlowValue::REVERSE != 0;
     // As `goes_on` for what was idle for no second.
     let alive = reverse || asked != 0 || passed.service == 0 || backend_lives(tables, &passed);
-    alive.then_some(Found { reverse, out: passed.flags & FlowValue::OUT != 0, ended: false, service: passed.service })
+    let found = Found { reverse, out: passed.flags & FlowValue::OUT != 0, ended: false, service: passed.service };
+    alive.then_some(Some(found))
 }
 
 /// Looks a packet's flow up, notes that it passed, and fills in what it becomes.

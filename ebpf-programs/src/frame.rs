@@ -106,6 +106,17 @@ impl Packet for Frame {
         (len as u32).saturating_sub(ETHERNET)
     }
 
+    /// Of a frame in one part that needs no question.
+    #[inline(always)]
+    fn has(&self, bytes: u32) -> bool {
+        // SAFETY: the context is valid for the program's run.
+        let begin = unsafe { (&raw const (*self.0).data).read_volatile() };
+        // SAFETY: as above.
+        let end = unsafe { (&raw const (*self.0).data_end).read_volatile() };
+        let first_part = u64::from(end).wrapping_sub(u64::from(begin));
+        u64::from(bytes) + u64::from(ETHERNET) <= first_part || bytes <= self.available()
+    }
+
     #[inline(always)]
     fn read<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
         let at = self.at(ETHERNET + offset, size_of::<[u32; N]>())?;

@@ -7,6 +7,8 @@
 // For any other target there is nothing to build: the programs exist in the kernel only.
 #![cfg(target_arch = "bpf")]
 
+mod clock;
+mod concern;
 mod fib;
 mod frame;
 mod maps;

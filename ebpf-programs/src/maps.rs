@@ -16,7 +16,7 @@ use datapath::abi::{
 };
 use datapath::paths::Work;
 
-use crate::next_hop::NextHop;
+use crate::{clock::Asked, concern::Concern, next_hop::NextHop};
 
 #[map]
 pub static NODE_CONFIG: Array<NodeConfig> = Array::with_max_entries(capacity::NODE_CONFIG, 0);
@@ -93,6 +93,14 @@ pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(capacity::DRO
 /// What a program has at hand while it judges a packet. Of no concern to the agent, and never pinned.
 #[map]
 pub static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+
+/// What time it was last. Of no concern to the agent, and never pinned.
+#[map]
+pub static CLOCK: PerCpuArray<Asked> = PerCpuArray::with_max_entries(1, 0);
+
+/// Which addresses are ours, as far as packets at XDP have asked. Of no concern to the agent, and never pinned.
+#[map]
+pub static CONCERNS: PerCpuArray<Concern> = PerCpuArray::with_max_entries(Concern::SLOTS, 0);
 
 /// Where packets were last sent by XDP. Of no concern to the agent, and never pinned.
 #[map]

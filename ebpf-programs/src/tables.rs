@@ -2,11 +2,7 @@
 
 use core::arch::asm;
 
-use aya_ebpf::{
-    bindings::BPF_NOEXIST,
-    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
-    maps::lpm_trie::Key,
-};
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_get_prandom_u32, maps::lpm_trie::Key};
 use datapath::{
     abi::{
         Addr, AffinityKey, AffinityValue, Backend, DropReason, FlowKey, FlowValue, FragmentKey, FragmentValue,
@@ -17,7 +13,7 @@ use datapath::{
     tables::{Inserted, Tables},
 };
 
-use crate::maps;
+use crate::{clock, maps};
 
 const EEXIST: i32 = -17;
 const ADDRESS_BITS: u32 = 128;
@@ -211,8 +207,7 @@ impl Tables for KernelTables {
     }
     #[inline(always)]
     fn now(&self) -> u64 {
-        // SAFETY: the helper takes nothing and touches no memory.
-        unsafe { bpf_ktime_get_coarse_ns() }
+        clock::now()
     }
     #[inline(always)]
     fn random(&mut self) -> u32 {

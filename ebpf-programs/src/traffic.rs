@@ -59,7 +59,7 @@ fn run(ctx: &TcContext, hook: Hook, decide: impl FnOnce(&mut Skb, &mut Work)) ->
     let work = unsafe { &mut *work };
     let settled = match hook {
         Hook::FromPod => glance::from_pod(&mut skb, family, work, &mut KernelTables),
-        Hook::FromNetwork => glance::into_pod(&skb, family, work, &KernelTables),
+        Hook::FromNetwork => glance::into_pod(&mut skb, family, work, &mut KernelTables),
         Hook::ToPod => glance::to_pod(&skb, family, work, &KernelTables),
         _ => false,
     };

@@ -15,7 +15,7 @@ use datapath::{
     paths::wire::{self, Taken},
 };
 
-use crate::{frame::Frame, maps, next_hop::NextHop, tables::KernelTables};
+use crate::{concern, frame::Frame, maps, next_hop::NextHop, tables::KernelTables};
 
 /// Ingress of an uplink, in the driver. Frames may come in several parts.
 #[xdp(frags)]
@@ -35,7 +35,7 @@ pub fn from_wire_generic(ctx: XdpContext) -> u32 {
 fn run(ctx: &XdpContext) -> u32 {
     let (mut frame, family) = Frame::new(ctx.ctx);
     let Some(family) = family else { return XDP_PASS };
-    if !wire::concerns(&frame, family, &KernelTables) || is_for_another(&frame) {
+    if !wire::destination(&frame, family).is_some_and(|dst| concern::is_ours(&dst)) || is_for_another(&frame) {
         return XDP_PASS;
     }
     let Some(work) = maps::WORK.get_ptr_mut(0) else { return XDP_PASS };

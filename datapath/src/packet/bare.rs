@@ -41,7 +41,7 @@ impl Bare {
             Family::V6 => Self::read_v6(packet)?,
         };
         // A length of 0 is what the kernel writes into packets above 64 KiB (BIG TCP).
-        let sound = bare.total_len >= bare.l4 + SHORTEST && bare.total_len <= packet.available();
+        let sound = bare.total_len >= bare.l4 + SHORTEST && packet.has(bare.total_len);
         sound.then_some(bare)
     }
 

@@ -173,7 +173,13 @@ pub fn parse<P: Packet>(packet: &P, family: Family, headers: &mut Headers) -> Re
 /// one to be dropped, and `headers` say nothing.
 #[inline(always)]
 pub fn parse_plain<P: Packet>(packet: &P, family: Family, headers: &mut Headers) -> bool {
-    let Some(bare) = Bare::read(packet, family) else { return false };
+    Bare::read(packet, family).is_some_and(|bare| complete(packet, &bare, headers))
+}
+
+/// The rest of [`parse_plain`], of a packet whose IP header has been read.
+#[inline(always)]
+pub fn complete<P: Packet>(packet: &P, bare: &Bare, headers: &mut Headers) -> bool {
+    let family = if bare.l4 == 20 { Family::V4 } else { Family::V6 };
     headers.family = family;
     headers.src = bare.src;
     headers.dst = bare.dst;

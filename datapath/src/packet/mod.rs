@@ -21,6 +21,12 @@ pub trait Packet {
     /// How many bytes there are, from the IP header on.
     fn available(&self) -> u32;
 
+    /// Whether there are so many.
+    #[inline(always)]
+    fn has(&self, bytes: u32) -> bool {
+        bytes <= self.available()
+    }
+
     /// `N` 32-bit words from `offset`, in the byte order of the packet.
     fn read<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
 

@@ -1,40 +1,52 @@
 //! The shortest way: most packets are let through for what their first words say.
 //!
 //! Invariant: a well-formed packet that is settled here would have got the same verdict by
-//! all of its headers. What is wrong behind the IP header is its receiver's to refuse.
-//! Nothing is noted but the verdict, and nothing is written into the packet but the hop that
-//! it makes.
+//! all of its headers. What is wrong behind the IP header is its receiver's to refuse. Flows
+//! are followed here in which there is nothing to note.
 
-use super::{Verdict, Work, to_other_node, translate};
+use super::{
+    Verdict, Work, to_other_node,
+    translate::{self, Changes, Steady},
+};
 use crate::{
     abi::{Family, NetworkValue, PodValue, protocol},
+    masquerade::Sender,
     packet::{Packet, bare::Bare, headers},
     tables::Tables,
 };
 
-/// A packet that a pod sent: as [`into_pod`], or to another node's pod, if the sender was
-/// never an end of a translated flow.
+/// A packet that a pod sent: as [`into_pod`], or by its flow to wherever that leads, or to
+/// another node's pod.
 #[inline(always)]
 pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, family: Family, work: &mut Work, tables: &mut T) -> bool {
     let settled = judge_from_pod(packet, family, work, tables);
-    if settled && work.changes.hops {
+    if settled && work.changes != Changes::NONE {
         translate::write(packet, work, tables);
     }
     settled
 }
 
 #[inline(never)]
-fn judge_from_pod<P: Packet, T: Tables>(packet: &P, family: Family, work: &mut Work, tables: &T) -> bool {
-    work.changes = translate::Changes::NONE;
+fn judge_from_pod<P: Packet, T: Tables>(packet: &P, family: Family, work: &mut Work, tables: &mut T) -> bool {
+    work.changes = Changes::NONE;
     let Some(bare) = Bare::read(packet, family) else { return false };
     let suspects = suspects(bare.protocol);
     if let Some(pod) = tables.pod(&bare.dst) {
+        let (flags, suspected) = (pod.flags, pod.nat_protocols & suspects != 0);
         work.verdict = Verdict::ToPod(*pod);
-        return takes_as_it_is(pod, suspects);
+        return flags == 0
+            && (!suspected || headers::complete(packet, &bare, &mut work.headers) && answers(work, tables));
     }
-    let ends = suspects | PodValue::servers(suspects);
-    if tables.pod(&bare.src).is_none_or(|pod| pod.nat_protocols & ends != 0) {
-        return false;
+    let Some(nat) = tables.pod(&bare.src).map(|pod| pod.nat_protocols) else { return false };
+    if nat & (suspects | PodValue::servers(suspects)) != 0 {
+        if !headers::complete(packet, &bare, &mut work.headers) {
+            return false;
+        }
+        match translate::find_steady(work, tables) {
+            Steady::Found => return goes(work, tables),
+            Steady::Nothing => {}
+            Steady::Perhaps => return false,
+        }
     }
     let Some(network) = tables.network(&bare.dst) else { return false };
     if network.kind != NetworkValue::PODS {
@@ -43,46 +55,66 @@ fn judge_from_pod<P: Packet, T: Tables>(packet: &P, family: Family, work: &mut W
     work.headers.family = family;
     work.headers.hops = bare.hops;
     // Routes are asked by more of the headers.
-    if network.tunnel.is_unspecified() && !headers::parse_plain(packet, family, &mut work.headers) {
+    if network.tunnel.is_unspecified() && !headers::complete(packet, &bare, &mut work.headers) {
         return false;
     }
     to_other_node(work, network);
     true
 }
 
-/// A packet that came over the wire or by the overlay: straight into a pod of this node, if
-/// it is for one and answers no translated flow. False: all headers are to be read.
+/// Directs a packet by its flow, and says whether that is all.
 #[inline(always)]
-pub fn into_pod<P: Packet, T: Tables>(packet: &P, family: Family, work: &mut Work, tables: &T) -> bool {
-    match untranslated(packet, family, tables) {
-        Some(pod) => {
-            work.verdict = Verdict::ToPod(*pod);
-            true
-        }
-        None => false,
+fn goes<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
+    translate::direct(work, tables, Sender::Pod);
+    match &work.verdict {
+        Verdict::ToPod(pod) => pod.flags == 0,
+        Verdict::Forward => true,
+        _ => false,
     }
 }
 
-/// A packet that the node's stack sends into a pod: on to it, on the same terms.
+/// Undoes the translation of a packet that answers one; false: nobody knows yet whether it does.
 #[inline(always)]
+fn answers<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
+    match translate::find_steady(work, tables) {
+        Steady::Found => work.changes.ends = work.member.reverse,
+        Steady::Nothing => {}
+        Steady::Perhaps => return false,
+    }
+    true
+}
+
+/// A packet that came over the wire or by the overlay: straight into a pod of this node, if
+/// it is for one. False: all headers are to be read.
+#[inline(always)]
+pub fn into_pod<P: Packet, T: Tables>(packet: &mut P, family: Family, work: &mut Work, tables: &mut T) -> bool {
+    let settled = judge_into_pod(packet, family, work, tables);
+    if settled && work.changes.ends {
+        translate::write(packet, work, tables);
+    }
+    settled
+}
+
+/// A function of its own, so that the verifier needn't walk on once for every reason not to
+/// know the pod.
+#[inline(never)]
+fn judge_into_pod<P: Packet, T: Tables>(packet: &P, family: Family, work: &mut Work, tables: &mut T) -> bool {
+    work.changes = Changes::NONE;
+    let Some(bare) = Bare::read(packet, family) else { return false };
+    let Some(pod) = tables.pod(&bare.dst) else { return false };
+    let (flags, suspected) = (pod.flags, pod.nat_protocols & suspects(bare.protocol) != 0);
+    work.verdict = Verdict::ToPod(*pod);
+    flags == 0 && (!suspected || headers::complete(packet, &bare, &mut work.headers) && answers(work, tables))
+}
+
+/// A packet that the node's stack sends into a pod: on to it, if it is to get it as it is. One
+/// that is held or judged, or whose packets have to pass by a queue, is not for here, nor is
+/// what may be an answer.
+#[inline(never)]
 pub fn to_pod<P: Packet, T: Tables>(packet: &P, family: Family, work: &mut Work, tables: &T) -> bool {
     work.verdict = Verdict::Pass;
-    untranslated(packet, family, tables).is_some()
-}
-
-/// The pod of this node that gets the packet as it is. A function of its own, so that the
-/// verifier needn't walk on once for every reason not to know one.
-#[inline(never)]
-fn untranslated<'t, P: Packet, T: Tables>(packet: &P, family: Family, tables: &'t T) -> Option<&'t PodValue> {
-    let bare = Bare::read(packet, family)?;
-    tables.pod(&bare.dst).filter(|pod| takes_as_it_is(pod, suspects(bare.protocol)))
-}
-
-/// Whether a pod gets packets of such protocols as they are. One that is held or judged, or
-/// whose packets have to pass by a queue, is not for here.
-#[inline(always)]
-const fn takes_as_it_is(pod: &PodValue, suspects: u32) -> bool {
-    pod.flags == 0 && pod.nat_protocols & suspects == 0
+    let Some(bare) = Bare::read(packet, family) else { return false };
+    tables.pod(&bare.dst).is_some_and(|pod| pod.flags == 0 && pod.nat_protocols & suspects(bare.protocol) == 0)
 }
 
 /// The clients' bits of the protocols that a packet of this one may be about.

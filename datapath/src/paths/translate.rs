@@ -137,7 +137,7 @@ fn find<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T) -> bo
 /// Directs the packet to where it goes with its new ends. One whose hops run out goes to
 /// the stack as it came, which tells its sender.
 #[inline(never)]
-fn direct<T: Tables>(work: &mut Work, tables: &mut T, sender: Sender) {
+pub(super) fn direct<T: Tables>(work: &mut Work, tables: &mut T, sender: Sender) {
     // What the stack made it can send, too, wherever its routes lead.
     let forwards = work.member.out && sender != Sender::Node;
     if forwards && work.headers.hops <= 1 {
@@ -347,13 +347,27 @@ fn find_quoted<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T
     found.is_some()
 }
 
-/// Finds the flow of a packet of which nothing is to be noted. False says nothing.
+/// What [`find_steady`] found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Steady {
+    /// The packet's flow.
+    Found,
+    /// Perhaps there is one.
+    Perhaps,
+    /// There is none.
+    Nothing,
+}
+
+/// Finds the flow of a whole packet with ports, of which nothing is to be noted.
 #[inline(always)]
-pub(super) fn find_steady<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
+pub(super) fn find_steady<T: Tables>(work: &mut Work, tables: &mut T) -> Steady {
     work.key = work.headers.flow();
-    let Some(found) = track::find_steady(tables, &work.headers, &work.key, &mut work.ends) else { return false };
-    work.member = Member::of(found);
-    true
+    match track::find_steady(tables, &work.headers, &work.key, &mut work.ends) {
+        Some(Some(found)) => work.member = Member::of(found),
+        Some(None) => return Steady::Nothing,
+        None => return Steady::Perhaps,
+    }
+    Steady::Found
 }
 
 /// Finds the packet's flow. A later fragment has the ports that its first one had.

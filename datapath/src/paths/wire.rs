@@ -9,7 +9,7 @@
 
 use super::{
     Work, names_loopback,
-    translate::{self, Prepared},
+    translate::{self, Prepared, Steady},
 };
 use crate::{
     abi::{Addr, Family, FrontendKey, PodValue},
@@ -33,17 +33,22 @@ pub enum Taken {
     Out,
 }
 
-/// Whether a packet may be any of ours: one look-up, of its destination.
+/// Where a packet goes, by its IP header.
 #[inline(always)]
-pub fn concerns<P: Packet, T: Tables>(packet: &P, family: Family, tables: &T) -> bool {
-    let dst = match family {
+pub fn destination<P: Packet>(packet: &P, family: Family) -> Option<Addr> {
+    match family {
         Family::V4 => packet.read(16).map(|[word]| Addr::v4(word)),
         Family::V6 => packet.read(24).map(Addr::v6),
-    };
-    dst.is_some_and(|dst| tables.frontend(&FrontendKey::whole_address(dst)).is_some())
+    }
 }
 
-/// A packet of which [`concerns`] is true. `way_out` says whether there is a way for
+/// Whether a packet to this address may be any of ours: one look-up.
+#[inline(always)]
+pub fn concerns<T: Tables>(dst: &Addr, tables: &T) -> bool {
+    tables.frontend(&FrontendKey::whole_address(*dst)).is_some()
+}
+
+/// A packet to an address of which [`concerns`] is true. `way_out` says whether there is a way for
 /// a packet with these headers once it has these ends.
 #[inline(always)]
 pub fn from_wire<P: Packet, T: Tables>(
@@ -56,7 +61,11 @@ pub fn from_wire<P: Packet, T: Tables>(
     if !reads(packet, family, work) {
         return Taken::Untouched;
     }
-    let begins = !is_known(work, tables);
+    let begins = match translate::find_steady(work, tables) {
+        Steady::Found => false,
+        Steady::Nothing => true,
+        Steady::Perhaps => !is_known(work, tables),
+    };
     if begins {
         if translate::prepare(work, tables, Sender::Network) != Prepared::Flow {
             return Taken::Untouched;
@@ -88,7 +97,7 @@ fn reads<P: Packet>(packet: &P, family: Family, work: &mut Work) -> bool {
 /// Finds the packet's flow. (By itself, so that the verifier walks on once.)
 #[inline(never)]
 fn is_known<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
-    translate::find_steady(work, tables) || translate::find_flow(work, tables)
+    translate::find_flow(work, tables)
 }
 
 /// Where the packet goes with its new ends, if it is not for others to bring it there.

@@ -59,7 +59,7 @@ pub fn judge<T: Tables>(program: Program, tables: &mut T, frame: &Frame) -> (Ver
     }
     let settled = match program {
         Program::FromPod => glance::from_pod(&mut packet, family, &mut work, tables),
-        Program::FromNetwork | Program::FromOverlay => glance::into_pod(&packet, family, &mut work, tables),
+        Program::FromNetwork | Program::FromOverlay => glance::into_pod(&mut packet, family, &mut work, tables),
         Program::NodeToPod | Program::DeviceToPod | Program::ForwardedToPod => {
             glance::to_pod(&packet, family, &mut work, tables)
         }

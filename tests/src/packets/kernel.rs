@@ -14,8 +14,9 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunOptions,
-    maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, lpm_trie},
+    maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, PerCpuValues, lpm_trie},
     programs::{SchedClassifier, Xdp},
+    util::nr_cpus,
 };
 use datapath::{
     abi::{
@@ -250,8 +251,20 @@ impl Kernel {
         Ok(self.ebpf.program(FROM_WIRE).context("the object has no from_wire")?.try_into()?)
     }
 
+    /// Forgets what packets at XDP have found of addresses: tables change faster here than that holds.
+    fn forget_concerns(&mut self) -> Result<()> {
+        let map = self.ebpf.map_mut("CONCERNS").context("the object has no CONCERNS")?;
+        let mut concerns: PerCpuArray<_, [u8; 32]> = map.try_into()?;
+        let cpus = nr_cpus().map_err(|(what, error)| anyhow!("{what}: {error}"))?;
+        for slot in 0..concerns.len() {
+            concerns.set(slot, PerCpuValues::try_from(vec![[0; 32]; cpus])?, 0)?;
+        }
+        Ok(())
+    }
+
     /// Makes the maps hold the tables.
     fn write(&mut self, tables: &MemoryTables, clock: &Clock) -> Result<()> {
+        self.forget_concerns()?;
         let node = tables.node.bytes();
         self.array::<56>("NODE_CONFIG")?.set(0, node, 0)?;
         let mut connections = self.array::<4>("CONNECTIONS")?;

@@ -48,7 +48,7 @@ pub fn judge(tables: &mut MemoryTables, frame: &Frame, way_out: bool) -> Record 
     let mut packet = MemoryPacket(frame.packet.clone());
     let mut work = Work::EMPTY;
     let taken = match frame.family() {
-        Some(family) if wire::concerns(&packet, family, tables) => {
+        Some(family) if wire::destination(&packet, family).is_some_and(|dst| wire::concerns(&dst, tables)) => {
             wire::from_wire(&mut packet, family, &mut work, tables, |_, _| way_out)
         }
         _ => Taken::Untouched,
