@@ -7,6 +7,7 @@ mod bpf;
 mod build;
 mod check;
 mod environment;
+mod image;
 mod linker;
 mod packages;
 mod programs;
@@ -36,6 +37,12 @@ enum Task {
         #[arg(long)]
         debug: bool,
     },
+    /// Build a minimal OCI image around a static agent, at target/image
+    Image {
+        /// The image's name and tag
+        #[arg(default_value = concat!("fairlead:", env!("CARGO_PKG_VERSION")))]
+        name: String,
+    },
     /// Check format, lints, and who knows what
     Check,
     /// Run every test, or those whose names contain one of FILTERS
@@ -62,6 +69,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run(),
         Task::Check => check::run(),
         Task::Test { filters } => programs::test(&filters),
+        Task::Image { name } => image::run(&name),
         Task::Demo { arguments } => programs::demo(&arguments),
         Task::Bench { arguments } => programs::bench(&arguments),
         Task::Build { debug } => setup::run()

@@ -47,7 +47,7 @@ use crate::{
     },
     model::{
         Dirty, Model,
-        change::{Change, ChangeBatch},
+        change::{Change, ChangeBatch, WATCH},
         objects::{Kind, Object},
     },
     routing::{Routing, Settings},
@@ -256,6 +256,9 @@ impl Agent {
             }
         }
         self.note_triggers(&batch);
+        for problem in batch.problems.iter().filter(|problem| !problem.message.is_empty()) {
+            problem.subject.strip_prefix(WATCH).inspect(|kind| self.metrics.watch_failed(kind));
+        }
         self.model.apply(batch);
         if (self.changes.services, self.changes.endpoints) != (0, 0) {
             self.metrics.queued(Timestamp::now(), self.changes.services, self.changes.endpoints);

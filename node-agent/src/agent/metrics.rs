@@ -5,29 +5,48 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
+use datapath::abi::layout_hash;
 use jiff::Timestamp;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Registry,
+    registry::{Registry, Unit},
 };
 
 use super::proxy_metrics::{Code, Policy, ProxyMetrics};
 use crate::{
     kernel::{
         map::MapError,
+        programs::kernel_release,
         table_stats::{TableFill, TableStats},
     },
+    model::objects::Kind,
     plan::NoLocalEndpoints,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Table {
     table: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Watch {
+    kind: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Build {
+    version: &'static str,
+    kernel: String,
+    /// Which tables it has; agents of one layout take over each other's.
+    layout: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -52,6 +71,7 @@ struct Inner {
     pods: Gauge,
     proxy: ProxyMetrics,
     failed_writes: Counter,
+    watch_errors: Family<Watch, Counter>,
     entries: Family<Table, Gauge>,
     capacity: Family<Table, Gauge>,
     drops: Family<Reason, Counter>,
@@ -123,6 +143,25 @@ impl Metrics {
         let failed_writes = Counter::default();
         registry.register("fairlead_failed_writes", "Table writes that failed and are retried", failed_writes.clone());
 
+        let watch_errors = Family::<Watch, Counter>::default();
+        let help = "Lists and watches that the API server refused or that broke, by kind";
+        registry.register("fairlead_watch_errors", help, watch_errors.clone());
+        for kind in Kind::ALL {
+            // So that there is a nothing to begin from.
+            watch_errors.get_or_create(&Watch { kind: kind.to_string() }).inc_by(0);
+        }
+        let build = Family::<Build, Gauge>::default();
+        registry.register("fairlead_build_info", "What runs here; always 1", build.clone());
+        let version = env!("CARGO_PKG_VERSION");
+        build
+            .get_or_create(&Build { version, kernel: kernel_release(), layout: format!("{:016x}", layout_hash()) })
+            .set(1);
+        // Prometheus' own name, from which its functions tell restarts.
+        let started = Gauge::<f64, AtomicU64>::default();
+        let help = "When the agent was started, in Unix time";
+        registry.register_with_unit("process_start_time", help, Unit::Seconds, started.clone());
+        started.set(Timestamp::now().as_duration().as_secs_f64());
+
         let proxy = ProxyMetrics::new(registry.sub_registry_with_prefix("kubeproxy"));
 
         let inner = Inner {
@@ -135,6 +174,7 @@ impl Metrics {
             pods,
             proxy,
             failed_writes,
+            watch_errors,
             entries,
             capacity,
             drops,
@@ -183,6 +223,11 @@ impl Metrics {
             inner.proxy.no_local_endpoints.get_or_create(&Policy { traffic_policy }).set(ports.into());
         }
         *inner.known.lock().unwrap_or_else(PoisonError::into_inner) = state.fill;
+    }
+
+    /// A list or watch of a kind failed, and is tried again.
+    pub fn watch_failed(&self, kind: &str) {
+        self.inner.watch_errors.get_or_create(&Watch { kind: kind.to_owned() }).inc();
     }
 
     /// `/livez` was answered.

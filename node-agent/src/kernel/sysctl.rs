@@ -1,5 +1,8 @@
 //! Kernel settings under `/proc/sys/net`, in the network namespace of the calling thread.
 //!
+//! In a container `/proc/sys` is read-only, and nothing can be mounted over it. Its manifest mounts the
+//! host's at [`MOUNTED`], which is preferred where it is there.
+//!
 //! Invariant: a setting that already has the value is not written, so a read-only
 //! `/proc/sys` that is right already does no harm.
 
@@ -9,6 +12,16 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+
+const OWN: &str = "/proc/sys/net";
+/// Where a container has the host's `/proc/sys/net`. Whose settings it shows depends on who reads.
+const MOUNTED: &str = "/host/proc/sys/net";
+
+/// The directory of all settings.
+fn root() -> &'static Path {
+    let mounted = Path::new(MOUNTED);
+    if mounted.is_dir() { mounted } else { Path::new(OWN) }
+}
 
 /// A setting that could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +34,7 @@ pub struct SysctlError {
 
 /// Sets `/proc/sys/net/<key>`; the key's parts are separated by slashes.
 pub fn set(key: &str, value: &str) -> Result<(), SysctlError> {
-    let path = Path::new("/proc/sys/net").join(key);
+    let path = root().join(key);
     if fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
         return Ok(());
     }
@@ -140,12 +153,12 @@ pub fn prepare_pod_device(name: &str, ipv6: bool) -> Result<(), SysctlError> {
 
 /// Reads `/proc/sys/net/<key>`; `None` if the kernel has no such setting.
 pub fn read(key: &str) -> Option<String> {
-    Some(fs::read_to_string(Path::new("/proc/sys/net").join(key)).ok()?.trim().to_owned())
+    Some(fs::read_to_string(root().join(key)).ok()?.trim().to_owned())
 }
 
 /// The names of interfaces that have settings.
 fn interfaces(family: &str) -> impl Iterator<Item = String> {
-    let entries = fs::read_dir(Path::new("/proc/sys/net").join(family).join("conf")).into_iter().flatten();
+    let entries = fs::read_dir(root().join(family).join("conf")).into_iter().flatten();
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     names.filter(|name| name != "all")
 }

@@ -42,6 +42,9 @@ impl ChangeBatch {
     }
 }
 
+/// How the subjects of problems with a kind's list or watch begin; the kind follows.
+pub const WATCH: &str = "watch ";
+
 /// Something that the source could not use, though it went on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {

@@ -32,7 +32,7 @@ use tracing::{debug, info, warn};
 use super::chain;
 use crate::{
     model::{
-        change::{Change, ChangeBatch, Problem},
+        change::{Change, ChangeBatch, Problem, WATCH},
         objects::{Kind, ObjectKey},
     },
     source::convert::{Interner, Trim, Trimmed, trim},
@@ -322,7 +322,7 @@ impl<K: Trim> ListWatch<K> {
     }
 
     fn subject() -> String {
-        format!("watch {}", K::BECOMES)
+        format!("{WATCH}{}", K::BECOMES)
     }
 }
 
