@@ -363,6 +363,7 @@ impl Agent {
         let mut fill = self.services.fill();
         let networks = self.networks.len() as u64;
         fill.push(TableFill { name: "NETWORKS", entries: networks, capacity: capacity("NETWORKS") });
+        fill.extend(self.policies.fill());
         fill
     }
 

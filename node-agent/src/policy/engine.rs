@@ -337,7 +337,7 @@ impl PolicyEngine {
         };
         let rules = [compile(Direction::Ingress, &policy.ingress), compile(Direction::Egress, &policy.egress)];
         self.next_version += 1;
-        let version = self.versions.add(self.next_version, Version { rules });
+        let version = self.versions.add(self.next_version, Version { policy: key.clone(), rules });
         self.versions.hold(version);
         self.policies.get_mut(key)?.version = Some(version);
         Some(version)

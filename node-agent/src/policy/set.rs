@@ -29,6 +29,20 @@ pub enum Direction {
 impl Direction {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
+
+    /// By its number in the tables.
+    pub fn of(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|direction| *direction as u32 == number)
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        })
+    }
 }
 
 /// Which rule it is.
@@ -44,17 +58,39 @@ pub struct RuleName {
 
 impl fmt::Display for RuleName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = match self.direction {
-            Direction::Ingress => "ingress",
-            Direction::Egress => "egress",
-        };
-        write!(f, "{} {list}[{}]", self.policy, self.index)
+        write!(f, "{} {}[{}]", self.policy, self.direction, self.index)
+    }
+}
+
+/// What denied a packet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DeniedBy {
+    /// A rule that denies.
+    Rule(RuleName),
+    /// These policies isolate the pod in this direction, and none of their rules allows it.
+    Default(Vec<ObjectKey>, Direction),
+}
+
+impl fmt::Display for DeniedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rule(name) => write!(f, "{name}"),
+            Self::Default(policies, direction) => {
+                write!(f, "default deny of {direction} by ")?;
+                for (i, policy) in policies.iter().enumerate() {
+                    write!(f, "{}{policy}", if i == 0 { "" } else { ", " })?;
+                }
+                Ok(())
+            }
+        }
     }
 }
 
 /// One version of a policy, its peers as clauses.
 #[derive(Clone, Debug)]
 pub(super) struct Version {
+    /// Whose it is.
+    pub policy: ObjectKey,
     /// The rules of each [`Direction`] that it isolates.
     pub rules: [Option<Vec<Arc<Rule>>>; 2],
 }

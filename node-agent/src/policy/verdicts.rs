@@ -139,6 +139,7 @@ impl PolicyEngine {
             }
         }
         for rule in self.rules.idle() {
+            removed.push(self.uncount_rule(rule));
             self.rules.remove(rule);
         }
         removed.extend(self.remove_clauses().in_order());
@@ -159,6 +160,7 @@ impl PolicyEngine {
         for direction in Direction::ALL {
             self.remove_verdict(self.verdict_key(set, 0, direction), removed);
         }
+        removed.extend(self.uncount_set(set));
         let (key, _) = self.sets.remove(set);
         key.versions.into_iter().for_each(|version| self.versions.let_go(version));
     }

@@ -1,0 +1,43 @@
+//! What denied a packet, by the numbers that the tables have for it.
+//!
+//! Invariant: a counter is removed before its numbers become another's.
+
+use datapath::abi::{PodPolicy, PolicyDenial};
+
+use super::{
+    engine::PolicyEngine,
+    op::PolicyOp,
+    set::{DeniedBy, Direction},
+};
+
+impl PolicyEngine {
+    /// What denied a packet; `None`: it is there no more.
+    pub fn denied_by(&self, denial: &PolicyDenial) -> Option<DeniedBy> {
+        if denial.set >> PodPolicy::GENERATION_SHIFT != self.generation {
+            return None;
+        }
+        if denial.rule != 0 {
+            return self.rule_name(denial.rule).cloned().map(DeniedBy::Rule);
+        }
+        let direction = Direction::of(denial.direction)?;
+        let set = denial.set & !(u32::MAX << PodPolicy::GENERATION_SHIFT);
+        self.sets.get(set)?;
+        let versions = self.sets.key(set).versions.iter().map(|version| &self.versions[*version]);
+        let isolating = versions.filter(|version| version.rules[direction as usize].is_some());
+        Some(DeniedBy::Default(isolating.map(|version| version.policy.clone()).collect(), direction))
+    }
+
+    /// Removes what was counted of a set's default.
+    pub(super) fn uncount_set(&self, set: u32) -> impl Iterator<Item = PolicyOp> + use<> {
+        let set = self.number(set);
+        Direction::ALL
+            .into_iter()
+            .map(move |direction| PolicyOp::Uncount(PolicyDenial { rule: 0, set, direction: direction as u32 }))
+    }
+
+    /// Removes what was counted of a rule.
+    pub(super) fn uncount_rule(&self, rule: u32) -> PolicyOp {
+        let direction = self.rules.key(rule).direction as u32;
+        PolicyOp::Uncount(PolicyDenial { rule, set: self.number(0), direction })
+    }
+}
