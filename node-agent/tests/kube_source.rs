@@ -341,6 +341,30 @@ async fn an_api_server_without_service_cidrs_will_do() {
 }
 
 #[tokio::test]
+async fn a_custom_resource_may_be_defined_later_and_no_more() {
+    let (api, listening) = server().await;
+    api.set_unknown(CLUSTER_POLICIES, true);
+    let mut agent = Agent::in_sync(listening.address).await;
+    assert_eq!(agent.model.cluster_policies().count(), 0);
+    assert!(agent.model.problems().is_empty());
+    api.set_unknown(CLUSTER_POLICIES, false);
+    api.put(CLUSTER_POLICIES, json!({
+        "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": "first"},
+        "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}},
+    }));
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(61)).await;
+    tokio::time::resume();
+    agent.until("it is there", |model| model.cluster_policies().count() == 1).await;
+    api.set_unknown(CLUSTER_POLICIES, true);
+    api.cut_watches(CLUSTER_POLICIES);
+    agent.until("it is gone", |model| model.cluster_policies().count() == 0).await;
+    assert!(agent.model.in_sync());
+    agent.until_good().await;
+}
+
+#[tokio::test]
 async fn an_api_server_without_services_will_not() {
     let (api, listening) = server().await;
     api.set_unknown(SERVICES, true);

@@ -102,9 +102,13 @@ impl Policies {
             for key in &dirty.policies {
                 self.engine.set_policy(key, model.policy(key).cloned());
             }
+            for key in &dirty.cluster_policies {
+                self.engine.set_cluster_policy(key, model.cluster_policy(key).cloned());
+            }
         } else {
             model.namespaces().for_each(|it| self.engine.set_namespace(&it.key.name, Some(Arc::clone(it))));
             model.policies().for_each(|it| self.engine.set_policy(&it.key, Some(Arc::clone(it))));
+            model.cluster_policies().for_each(|it| self.engine.set_cluster_policy(&it.key, Some(Arc::clone(it))));
             pods.extend(model.pods().map(|pod| pod.key.clone()));
             self.has_begun = true;
         }

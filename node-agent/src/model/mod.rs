@@ -6,6 +6,7 @@
 
 pub mod change;
 mod cluster;
+pub mod cluster_network_policy;
 mod dirty;
 pub mod network_policy;
 pub mod objects;

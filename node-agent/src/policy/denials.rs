@@ -23,7 +23,7 @@ impl PolicyEngine {
         let set = denial.set & !(u32::MAX << PodPolicy::GENERATION_SHIFT);
         self.sets.get(set)?;
         let versions = self.sets.key(set).versions.iter().map(|version| &self.versions[*version]);
-        let isolating = versions.filter(|version| version.rules[direction as usize].is_some());
+        let isolating = versions.filter(|version| version.isolates(direction));
         Some(DeniedBy::Default(isolating.map(|version| version.policy.clone()).collect(), direction))
     }
 

@@ -134,7 +134,7 @@ impl PolicyEngine {
         for version in self.versions.idle() {
             let (_, version) = self.versions.remove(version);
             for rule in version.rules() {
-                self.rules.let_go(rule.id);
+                self.rules.let_go(rule.step.rule);
                 rule.clauses().for_each(|clause| self.clauses.let_go(clause));
             }
         }
@@ -161,7 +161,8 @@ impl PolicyEngine {
             self.remove_verdict(self.verdict_key(set, 0, direction), removed);
         }
         removed.extend(self.uncount_set(set));
-        let (key, _) = self.sets.remove(set);
+        let (key, set) = self.sets.remove(set);
+        set.own_clauses.iter().for_each(|clause| self.clauses.let_go(*clause));
         key.versions.into_iter().for_each(|version| self.versions.let_go(version));
     }
 

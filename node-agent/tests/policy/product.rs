@@ -64,6 +64,10 @@ impl Product {
         match (kind, object) {
             (Kind::NetworkPolicy, Some(Object::NetworkPolicy(policy))) => self.engine.set_policy(key, Some(policy)),
             (Kind::NetworkPolicy, _) => self.engine.set_policy(key, None),
+            (Kind::ClusterNetworkPolicy, Some(Object::ClusterNetworkPolicy(policy))) => {
+                self.engine.set_cluster_policy(key, Some(policy));
+            }
+            (Kind::ClusterNetworkPolicy, _) => self.engine.set_cluster_policy(key, None),
             (Kind::Namespace, Some(Object::Namespace(namespace))) => {
                 self.engine.set_namespace(&key.name, Some(namespace));
             }
