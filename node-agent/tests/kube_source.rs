@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use api_server::{ApiServer, Fault, Listening, NODES, PODS, SERVICE_CIDRS, SERVICES, SLICES};
+use api_server::{ApiServer, CLUSTER_POLICIES, Fault, Listening, NODES, PODS, SERVICE_CIDRS, SERVICES, SLICES};
 use node_agent::{
     model::{
         Model,
@@ -348,14 +348,17 @@ async fn a_custom_resource_may_be_defined_later_and_no_more() {
     assert_eq!(agent.model.cluster_policies().count(), 0);
     assert!(agent.model.problems().is_empty());
     api.set_unknown(CLUSTER_POLICIES, false);
-    api.put(CLUSTER_POLICIES, json!({
-        "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
-        "metadata": {"name": "first"},
-        "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}},
-    }));
-    tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(61)).await;
-    tokio::time::resume();
+    api.put(
+        CLUSTER_POLICIES,
+        json!({
+            "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+            "metadata": {"name": "first"},
+            "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}},
+        }),
+    );
+    // A minute later, or when the API server answers again after it hadn't.
+    api.spoil_watches(NODES, &[Fault::Status(500)]);
+    api.cut_watches(NODES);
     agent.until("it is there", |model| model.cluster_policies().count() == 1).await;
     api.set_unknown(CLUSTER_POLICIES, true);
     api.cut_watches(CLUSTER_POLICIES);
