@@ -77,6 +77,11 @@ impl Policies {
         })
     }
 
+    /// What knows which policies are in force.
+    pub fn engine(&self) -> &PolicyEngine {
+        &self.engine
+    }
+
     /// What each local pod is judged by.
     pub fn in_force(&self) -> &HashMap<Addr, PodPolicy> {
         &self.in_force

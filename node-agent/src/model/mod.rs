@@ -10,6 +10,7 @@ pub mod cluster_network_policy;
 mod dirty;
 pub mod network_policy;
 pub mod objects;
+mod words;
 
 pub use cluster::Model;
 pub use dirty::Dirty;

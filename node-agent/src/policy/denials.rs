@@ -9,6 +9,7 @@ use super::{
     op::PolicyOp,
     set::{DeniedBy, Direction},
 };
+use crate::model::objects::ObjectKey;
 
 impl PolicyEngine {
     /// What denied a packet; `None`: it is there no more.
@@ -25,6 +26,31 @@ impl PolicyEngine {
         let versions = self.sets.key(set).versions.iter().map(|version| &self.versions[*version]);
         let isolating = versions.filter(|version| version.isolates(direction));
         Some(DeniedBy::Default(isolating.map(|version| version.policy.clone()).collect(), direction))
+    }
+
+    /// Every counter that something in force has.
+    pub fn counters(&self) -> impl Iterator<Item = (PolicyDenial, DeniedBy)> {
+        let sets = self.sets.iter().map(|(set, _)| self.number(set));
+        let defaults = sets
+            .flat_map(|set| Direction::ALL.map(|direction| PolicyDenial { rule: 0, set, direction: direction as u32 }));
+        let rules = self.rules.iter().map(|(rule, name)| PolicyDenial {
+            rule,
+            set: self.number(0),
+            direction: name.direction as u32,
+        });
+        defaults.chain(rules).filter_map(|denial| Some((denial, self.denied_by(&denial)?)))
+    }
+
+    /// The local pods that some policy selects, each with its policies.
+    pub fn selected(&self) -> impl Iterator<Item = (&ObjectKey, impl Iterator<Item = &ObjectKey>)> {
+        let pods =
+            self.pods.iter().filter_map(|(key, state)| Some((key, self.sets.get(state.set).map(|_| state.set)?)));
+        let mut pods: Vec<_> = pods.collect();
+        pods.sort_unstable();
+        pods.into_iter().map(|(pod, set)| {
+            let versions = self.sets.key(set).versions.iter();
+            (pod, versions.map(|version| &self.versions[*version].policy))
+        })
     }
 
     /// Removes what was counted of a set's default.

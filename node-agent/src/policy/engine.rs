@@ -56,7 +56,7 @@ pub(super) struct PodState {
     /// What holds for it.
     pub items: Box<[Item]>,
     /// Its policies; 0: none.
-    set: u32,
+    pub set: u32,
 }
 
 #[derive(Debug, Default)]
