@@ -5,7 +5,7 @@ use std::{collections::HashMap, vec::Vec};
 use crate::{
     abi::{
         Addr, AffinityKey, AffinityValue, Backend, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey,
-        FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, PolicyFlow,
+        FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, PolicyDenial, PolicyFlow,
         PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey, SocketPeerKey,
         SocketPeerValue, SourceRangeKey,
     },
@@ -35,6 +35,7 @@ pub struct MemoryTables {
     pub policy: MemoryPolicy,
     pub policy_epoch: u32,
     pub policy_flows: HashMap<FlowKey, PolicyFlow>,
+    pub policy_denials: HashMap<PolicyDenial, u64>,
     /// What [`Tables::now`] says.
     pub now: u64,
     /// The state of the random numbers; equal states give equal numbers.
@@ -142,6 +143,9 @@ impl Tables for MemoryTables {
     }
     fn set_policy_flow(&mut self, key: &FlowKey, value: &PolicyFlow) {
         self.policy_flows.insert(*key, *value);
+    }
+    fn count_denial(&mut self, denial: &PolicyDenial) {
+        *self.policy_denials.entry(*denial).or_default() += 1;
     }
     fn now(&self) -> u64 {
         self.now

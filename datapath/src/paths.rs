@@ -30,7 +30,7 @@ pub use carrier::carries_overlay;
 pub use unsendable::{Trouble, unsendable};
 
 use crate::{
-    abi::{Addr, Be16, DropReason, Family, FlowKey, NetworkValue, PodValue},
+    abi::{Addr, Be16, DropReason, Family, FlowKey, NetworkValue, PodValue, PolicyDenial},
     destination::{self, Destination},
     masquerade::Sender,
     packet::{
@@ -65,6 +65,8 @@ pub struct Work {
     flow: NewFlow,
     /// What policies are asked.
     asked: filter::Asked,
+    /// Which of them deny the packet, if the verdict says that they do.
+    pub denial: PolicyDenial,
     /// What becomes of it. Written here, each by itself, rather than returned: a verdict
     /// that says little would leave registers unset that one which says more fills, and
     /// the verifier lets nobody copy these.
@@ -83,6 +85,7 @@ impl Work {
         changes: Changes::NONE,
         flow: NewFlow::EMPTY,
         asked: filter::Asked::NOTHING,
+        denial: PolicyDenial { rule: 0, set: 0, direction: 0 },
         verdict: Verdict::Pass,
     };
 

@@ -1,7 +1,7 @@
 //! NetworkPolicy: whether a local pod's policies allow a packet that begins something.
 //!
-//! Invariant: what the tables don't allow is denied, and what they allow names the rule
-//! that does. This module must not know flows, replies or nodes: who asks has seen to
+//! Invariant: what the tables don't allow is denied, and what they allow or deny names the
+//! rule that does. This module must not know flows, replies or nodes: who asks has seen to
 //! these.
 
 use crate::abi::{Addr, Be16, PodPolicy, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey};
@@ -36,27 +36,37 @@ pub struct Question {
 /// No rule allows it.
 pub const DEFAULT_DENY: u32 = 0;
 
-/// The rule that allows it, or [`DEFAULT_DENY`].
+/// Whether what [`judge`] said allows it.
+#[inline(always)]
+pub const fn is_allowed(said: u32) -> bool {
+    said != DEFAULT_DENY && said & PolicyVerdict::DENY == 0
+}
+
+/// The rule that allows it, or with [`PolicyVerdict::DENY`] that denies it, or [`DEFAULT_DENY`].
 ///
 /// A peer may be allowed as a pod or by its address: whoever asks for one of both is
-/// content with either, so each has a class of its own.
+/// content with either, so each has a class of its own. Where rules deny, a pod's class
+/// says what holds for its address, too, and the verdict on it is the last word.
 #[inline(always)]
 pub fn judge<T: PolicyTables>(tables: &T, question: &Question) -> u32 {
     let generation = question.set >> PodPolicy::GENERATION_SHIFT;
-    let peer = PolicyPeerKey { addr: question.peer, generation };
-    let as_pod = allowed(tables, question, tables.policy_peer(&peer).unwrap_or(0));
-    if as_pod != DEFAULT_DENY {
-        return as_pod;
+    let as_pod = tables.policy_peer(&PolicyPeerKey { addr: question.peer, generation }).unwrap_or(0);
+    if as_pod != 0 {
+        let said = said_of(tables, question, as_pod);
+        if said != DEFAULT_DENY {
+            return said;
+        }
     }
     match tables.policy_network(generation, &question.peer) {
-        Some(class) => allowed(tables, question, class),
+        Some(class) => said_of(tables, question, class),
+        None if as_pod == 0 => said_of(tables, question, 0),
         None => DEFAULT_DENY,
     }
 }
 
-/// The rule that allows it to a class.
+/// What the set says of a class.
 #[inline(always)]
-fn allowed<T: PolicyTables>(tables: &T, question: &Question, class: u32) -> u32 {
+fn said_of<T: PolicyTables>(tables: &T, question: &Question, class: u32) -> u32 {
     let Question { set, direction, protocol, port, .. } = *question;
     let mut verdict = tables.policy_verdict(&PolicyVerdictKey { set, class, direction });
     if verdict.is_none() && class != 0 {

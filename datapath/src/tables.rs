@@ -6,7 +6,8 @@
 
 use crate::abi::{
     Addr, AffinityKey, AffinityValue, Backend, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey,
-    FrontendValue, NetworkValue, NodeConfig, PodNetns, PodValue, PolicyFlow, SocketPeerKey, SocketPeerValue,
+    FrontendValue, NetworkValue, NodeConfig, PodNetns, PodValue, PolicyDenial, PolicyFlow, SocketPeerKey,
+    SocketPeerValue,
 };
 use crate::policy::PolicyTables;
 
@@ -83,6 +84,9 @@ pub trait Tables: PolicyTables {
     fn policy_flow<R>(&mut self, key: &FlowKey, read: impl FnOnce(&mut PolicyFlow) -> R) -> Option<R>;
     /// Notes such a flow.
     fn set_policy_flow(&mut self, key: &FlowKey, value: &PolicyFlow);
+    /// Counts a packet that policies denied. Where there is no room for another counter, its
+    /// drop is counted by reason, as that of each of them.
+    fn count_denial(&mut self, denial: &PolicyDenial);
     /// Monotonic nanoseconds.
     fn now(&self) -> u64;
     /// A uniform random number.

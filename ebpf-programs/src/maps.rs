@@ -7,11 +7,11 @@
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
 };
 use datapath::abi::{
     AffinityKey, AffinityValue, Backend, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey, FrontendValue,
-    NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, PolicyFlow, PolicyPeerKey, PolicyVerdict,
+    NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, PolicyDenial, PolicyFlow, PolicyPeerKey, PolicyVerdict,
     PolicyVerdictKey, SocketPeerKey, SocketPeerValue, UplinkValue, capacity,
 };
 use datapath::paths::Work;
@@ -86,6 +86,10 @@ pub static POLICY_EPOCH: Array<u32> = Array::with_max_entries(capacity::POLICY_E
 
 #[map]
 pub static POLICY_FLOWS: LruHashMap<FlowKey, PolicyFlow> = LruHashMap::with_max_entries(capacity::POLICY_FLOWS, 0);
+
+#[map]
+pub static POLICY_DENIALS: PerCpuHashMap<PolicyDenial, u64> =
+    PerCpuHashMap::with_max_entries(capacity::POLICY_DENIALS, 0);
 
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(capacity::DROPS, 0);

@@ -6,8 +6,9 @@ use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_get_prandom_u32, m
 use datapath::{
     abi::{
         Addr, AffinityKey, AffinityValue, Backend, DropReason, FlowKey, FlowValue, FragmentKey, FragmentValue,
-        FrontendKey, FrontendValue, NetworkValue, NodeConfig, PodNetns, PodValue, PolicyFlow, PolicyNetworkKey,
-        PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey, SocketPeerKey, SocketPeerValue,
+        FrontendKey, FrontendValue, NetworkValue, NodeConfig, PodNetns, PodValue, PolicyDenial, PolicyFlow,
+        PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey, SocketPeerKey,
+        SocketPeerValue,
     },
     policy::PolicyTables,
     tables::{Inserted, Tables},
@@ -204,6 +205,17 @@ impl Tables for KernelTables {
     fn set_policy_flow(&mut self, key: &FlowKey, value: &PolicyFlow) {
         // An LRU map makes room; what it can't note is judged again by its next packet.
         let _ = maps::POLICY_FLOWS.insert(key, value, 0);
+    }
+    #[inline(always)]
+    fn count_denial(&mut self, denial: &PolicyDenial) {
+        if let Some(counter) = maps::POLICY_DENIALS.get_ptr_mut(denial) {
+            // SAFETY: the map gave a valid pointer to this CPU's own counter.
+            unsafe { *counter += 1 };
+        } else {
+            // Of two CPUs that are the first the later one loses its packet here, and a full
+            // table every one: drops are counted by reason in any case.
+            let _ = maps::POLICY_DENIALS.insert(denial, 1, u64::from(BPF_NOEXIST));
+        }
     }
     #[inline(always)]
     fn now(&self) -> u64 {

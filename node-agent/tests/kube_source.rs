@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use api_server::{ApiServer, Fault, Listening, NODES, PODS, SERVICE_CIDRS, SERVICES, SLICES};
+use api_server::{ApiServer, CLUSTER_POLICIES, Fault, Listening, NODES, PODS, SERVICE_CIDRS, SERVICES, SLICES};
 use node_agent::{
     model::{
         Model,
@@ -338,6 +338,33 @@ async fn an_api_server_without_service_cidrs_will_do() {
     assert!(agent.model.problems().is_empty());
     // It isn't asked again and again.
     assert_eq!(api.requests(SERVICE_CIDRS).len(), 1);
+}
+
+#[tokio::test]
+async fn a_custom_resource_may_be_defined_later_and_no_more() {
+    let (api, listening) = server().await;
+    api.set_unknown(CLUSTER_POLICIES, true);
+    let mut agent = Agent::in_sync(listening.address).await;
+    assert_eq!(agent.model.cluster_policies().count(), 0);
+    assert!(agent.model.problems().is_empty());
+    api.set_unknown(CLUSTER_POLICIES, false);
+    api.put(
+        CLUSTER_POLICIES,
+        json!({
+            "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+            "metadata": {"name": "first"},
+            "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}},
+        }),
+    );
+    // A minute later, or when the API server answers again after it hadn't.
+    api.spoil_watches(NODES, &[Fault::Status(500)]);
+    api.cut_watches(NODES);
+    agent.until("it is there", |model| model.cluster_policies().count() == 1).await;
+    api.set_unknown(CLUSTER_POLICIES, true);
+    api.cut_watches(CLUSTER_POLICIES);
+    agent.until("it is gone", |model| model.cluster_policies().count() == 0).await;
+    assert!(agent.model.in_sync());
+    agent.until_good().await;
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use datapath::{
     abi::{
-        DropReason, Family, PodPolicy, PodValue, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey,
-        direction, protocol,
+        DropReason, Family, PodPolicy, PodValue, PolicyDenial, PolicyPeerKey, PolicyPortKey, PolicyVerdict,
+        PolicyVerdictKey, direction, protocol,
     },
     memory::{MemoryPacket, MemoryTables},
     paths::{self, Verdict, Work},
@@ -110,6 +110,37 @@ fn what_is_allowed_passes_with_its_answers_and_nothing_else_does() {
             assert_eq!(gets(&mut tables, &opening(protocol, FRIEND.at(family, 5), pod)), IN);
         }
     }
+}
+
+#[test]
+fn what_denies_is_counted() {
+    let mut tables = world(BOTH, &[direction::INGRESS, direction::EGRESS]);
+    let (friend, pod) = ends(Family::V4, FRIEND);
+    let (stranger, _) = ends(Family::V4, STRANGER);
+    let denying = |said, set, direction| PolicyDenial { rule: said, set, direction };
+    let denied = |tables: &MemoryTables| {
+        let mut all: Vec<_> = tables.policy_denials.iter().map(|(denial, count)| (*denial, *count)).collect();
+        all.sort_unstable();
+        all
+    };
+    assert_eq!(gets(&mut tables, &opening(protocol::TCP, friend, pod)), None);
+    assert_eq!(denied(&tables), []);
+    for _ in 0..2 {
+        assert_eq!(gets(&mut tables, &opening(protocol::TCP, stranger, pod)), IN);
+    }
+    assert_eq!(sends(&mut tables, &udp(pod, stranger)), OUT);
+    let defaults = [(denying(0, SET, direction::INGRESS), 2), (denying(0, SET, direction::EGRESS), 1)];
+    assert_eq!(denied(&tables), defaults);
+    // A rule that denies is named whatever set it is of, and whoever is allowed as an address, too.
+    let key = PolicyVerdictKey { set: SET, class: CLASS, direction: direction::INGRESS };
+    tables.policy.verdicts.insert(key, PolicyVerdict { rule: PolicyVerdict::DENY | RULE, ports: 0 });
+    let anybody = PolicyVerdictKey { class: 0, ..key };
+    tables.policy.verdicts.insert(anybody, PolicyVerdict { rule: PolicyVerdict::DEFAULT_ALLOW, ports: 0 });
+    tables.policy_epoch += 1;
+    assert_eq!(gets(&mut tables, &opening(protocol::TCP, stranger, pod)), None);
+    assert_eq!(gets(&mut tables, &opening(protocol::TCP, friend, pod)), IN);
+    let by_rule = (denying(RULE, GENERATION << PodPolicy::GENERATION_SHIFT, direction::INGRESS), 1);
+    assert_eq!(denied(&tables), [defaults[0], defaults[1], by_rule]);
 }
 
 #[test]

@@ -123,6 +123,9 @@ impl<F: FnMut(u32, &mut MemoryTables) -> bool> Tables for Crowded<F> {
     fn policy_epoch(&self) -> u32 {
         self.tables.policy_epoch()
     }
+    fn count_denial(&mut self, denial: &PolicyDenial) {
+        self.tables.count_denial(denial);
+    }
     fn policy_flow<R>(&mut self, key: &FlowKey, read: impl FnOnce(&mut PolicyFlow) -> R) -> Option<R> {
         self.tables.policy_flow(key, read)
     }

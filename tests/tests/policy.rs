@@ -288,3 +288,80 @@ fn a_new_pod_is_judged_from_its_first_packet() {
     cluster.wait_for_sync();
     check(a, &fresh, 80, true);
 }
+
+#[test]
+fn policies_of_the_cluster_come_before_and_behind_those_of_namespaces() {
+    let cluster = two().start();
+    let _log = LogOnFailure(&cluster);
+    let [a, b] = cluster.nodes() else { panic!() };
+    let server = pod(&cluster, a, "x", "server", &json!({"app": "server"}));
+    let near = pod(&cluster, a, "x", "near", &json!({"app": "near"}));
+    let far = pod(&cluster, b, "y", "far", &json!({"app": "far"}));
+    cluster.wait_for_sync();
+    let _servers = [server.serve(&LISTEN), near.serve(&LISTEN), far.serve(&LISTEN)];
+    let reaches = |who: [bool; 2], at_81: bool| {
+        check(&near, &server, 80, who[0]);
+        check(&far, &server, 80, who[1]);
+        check(&near, &server, 81, at_81);
+        check(a, &server, 80, true);
+        check(&server, &far, 80, true);
+    };
+    let of_cluster = |name: &str, tier: &str, ingress: Value| {
+        let subject = json!({"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "server"}}}});
+        let object = json!({
+            "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+            "metadata": {"name": name},
+            "spec": {"tier": tier, "priority": 10, "subject": subject, "ingress": ingress},
+        });
+        cluster.directory().write(&format!("cluster-policy.{name}.json"), &object.to_string());
+        cluster.wait_for_sync();
+    };
+    let everybody = json!({"namespaces": {}});
+    let named = |name: &str| json!({"namespaces": {"matchLabels": {"kubernetes.io/metadata.name": name}}});
+    reaches([true; 2], true);
+    of_cluster("base", "Baseline", json!([{"action": "Deny", "from": [everybody]}]));
+    reaches([false; 2], false);
+    let spec = json!({"podSelector": {"matchLabels": {"app": "server"}}, "ingress": [
+        {"from": [{"namespaceSelector": {}}], "ports": [{"port": 80}, {"port": 80, "protocol": "UDP"}]},
+    ]});
+    apply(&cluster, "x", "p", &spec);
+    reaches([true; 2], false);
+    of_cluster(
+        "first",
+        "Admin",
+        json!([
+            {"action": "Accept", "from": [named("x")], "protocols": [
+                {"tcp": {"destinationPort": {"number": 81}}}, {"destinationNamedPort": "serve-81-udp"},
+            ]},
+            {"action": "Pass", "from": [named("x")]},
+            {"action": "Deny", "from": [everybody]},
+        ]),
+    );
+    reaches([true, false], true);
+    let policy = |arguments: &[&str]| a.cli_json(&[&["policy"], arguments].concat());
+    let report = policy(&["--pod", "x/x-server"]);
+    let names: Vec<&str> =
+        report["policies"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["first", "p", "base"], "in the order in which they are asked");
+    let rules = &report["policies"][0]["ingress"]["rules"];
+    assert!(rules[2]["denied"].as_u64().unwrap() > 0, "{report}");
+    assert_eq!(rules[0]["denied"], json!(null));
+    let defaults = || policy(&["--namespace", "x", "p"])["policies"][0]["ingress"]["deniedByDefault"].as_u64().unwrap();
+    let before = defaults();
+    delete_of_cluster(&cluster, "first");
+    reaches([true; 2], false);
+    assert!(defaults() > before);
+    assert_eq!(b.cli_json(&["policy", "p"])["policies"][0]["pods"], json!([]), "it has no pod there");
+    let shown = a.cli(&["policy", "base"]);
+    let table = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(table.starts_with("POLICY") && table.contains("Baseline 10"), "{table}");
+    assert!(!a.cli(&["policy", "nobody"]).status.success());
+    delete(&cluster, "x", "p");
+    delete_of_cluster(&cluster, "base");
+    reaches([true; 2], true);
+}
+
+fn delete_of_cluster(cluster: &Cluster, name: &str) {
+    cluster.directory().remove(&format!("cluster-policy.{name}.json"));
+    cluster.wait_for_sync();
+}

@@ -78,12 +78,14 @@ tables! {
     POLICY_EPOCH "POLICY_EPOCH": u32 => u32, 1;
     /// Flows of pods that some policy selects; least recently used first out.
     POLICY_FLOWS "POLICY_FLOWS": FlowKey => PolicyFlow, 1 << 17;
+    /// Packets that policies denied, by what did, per CPU.
+    POLICY_DENIALS "POLICY_DENIALS": PolicyDenial => u64, 1 << 12;
     /// Drops by reason, per CPU.
     DROPS "DROPS": u32 => u64, crate::abi::DropReason::COUNT;
 }
 
 /// Goes up when a field changes its meaning but not its place.
-const MEANING: u64 = 5;
+const MEANING: u64 = 6;
 
 /// Tells this layout from every other: table names, sizes and capacities, by FNV-1a.
 pub const fn layout_hash() -> u64 {

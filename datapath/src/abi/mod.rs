@@ -28,7 +28,8 @@ pub use layout::{LAYOUT, TableLayout, capacity, layout_hash};
 pub use network::{NetworkKey, NetworkValue, OVERLAY_PORT, OVERLAY_VNI};
 pub use pod::{GATEWAY_MAC, PodValue};
 pub use policy::{
-    PodPolicy, PolicyFlow, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey, direction,
+    PodPolicy, PolicyDenial, PolicyFlow, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict,
+    PolicyVerdictKey, direction,
 };
 pub use service::{
     AffinityKey, AffinityValue, Backend, BlockRef, FrontendKey, FrontendValue, PodNetns, SourceRangeKey,

@@ -4,6 +4,7 @@
 //! peer's address ──► class                   POLICY_PEERS as a pod, POLICY_NETWORKS as an address
 //! (set, class, direction) ──► rule, ports    POLICY_VERDICTS, else that of class 0
 //! (ports, protocol, port) ──► rule           POLICY_PORTS, by longest prefix
+//! (set or rule, direction) ──► denied        POLICY_DENIALS
 //! ```
 
 use super::{Addr, Be16, assert_size};
@@ -74,14 +75,45 @@ pub struct PolicyVerdictKey {
     pub direction: u32,
 }
 
-/// By which rule something is allowed.
+/// By which rule something is allowed or denied.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct PolicyVerdict {
-    /// The rule that allows what no rule for a port does, of every protocol; 0: none.
+    /// The rule that decides what no rule for a port does, of every protocol; 0: none.
     pub rule: u32,
-    /// The list of ports that rules allow; 0: none.
+    /// The list of ports that rules decide; 0: none.
     pub ports: u32,
+}
+
+impl PolicyVerdict {
+    /// Set in the number of a rule that denies, alone where no rule allows: that is the
+    /// last word on a peer, which [`PolicyVerdict::rule`] 0 isn't.
+    pub const DENY: u32 = 1 << 31;
+    /// In place of a rule: none decides, and who isn't isolated is allowed.
+    pub const DEFAULT_ALLOW: u32 = Self::DENY - 1;
+}
+
+/// What denied packets: the key by which they are counted, and by which the agent tells
+/// policy and rule.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+pub struct PolicyDenial {
+    /// The rule that denies; 0: none allows.
+    pub rule: u32,
+    /// See [`PodPolicy::set`]; where a rule denies, no more of it than the generation.
+    pub set: u32,
+    /// See [`direction`].
+    pub direction: u32,
+}
+
+impl PolicyDenial {
+    /// Of what a set's rules said.
+    #[inline(always)]
+    pub const fn by(said: u32, set: u32, direction: u32) -> Self {
+        let rule = said & !PolicyVerdict::DENY;
+        let of_rule = set >> PodPolicy::GENERATION_SHIFT << PodPolicy::GENERATION_SHIFT;
+        Self { rule, set: if rule == 0 { set } else { of_rule }, direction }
+    }
 }
 
 /// Some ports, in the form that the kernel's LPM trie wants.
@@ -131,5 +163,6 @@ assert_size!(
     PolicyNetworkKey = 24,
     PolicyVerdictKey = 12,
     PolicyVerdict = 8,
+    PolicyDenial = 12,
     PolicyPortKey = 12,
 );

@@ -16,13 +16,15 @@
 
 use super::{Verdict, Work, translate};
 use crate::{
-    abi::{Be16, DropReason, FlowKey, NetworkValue, PodValue, PolicyFlow, direction, protocol},
+    abi::{
+        Be16, DropReason, FlowKey, NetworkValue, PodValue, PolicyDenial, PolicyFlow, PolicyVerdict, direction, protocol,
+    },
     packet::{
         Packet,
         headers::{Fragment, Headers, Transport},
         icmp_error,
     },
-    policy::{DEFAULT_DENY, Question, judge},
+    policy::{DEFAULT_DENY, Question, is_allowed, judge},
     tables::Tables,
     track,
 };
@@ -67,13 +69,14 @@ pub(super) fn outgoing<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables
     }
     let (flags, set) = match tables.pod(&work.headers.src) {
         Some(pod) if pod.ifindex == ifindex => (pod.flags, pod.policy_set),
-        _ => return deny(work, DropReason::SourceForged),
+        _ => return drop(work, DropReason::SourceForged),
     };
     if flags & PodValue::POLICY == 0 {
         return;
     }
-    if !identify(packet, work, tables, flags, set) || !passes(work, tables, OUT) && !is_for_node(work, tables) {
-        deny(work, DropReason::EgressDenied);
+    let said = if identify(packet, work, tables, flags, set) { said_of(work, tables, OUT) } else { DEFAULT_DENY };
+    if !is_allowed(said) && !is_for_node(work, tables) {
+        deny(work, tables, PolicyDenial::by(said, set, OUT), DropReason::EgressDenied);
     }
 }
 
@@ -91,12 +94,20 @@ pub(super) fn into_pod<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables
     let dst = if work.changes.ends { &work.ends.dst } else { &work.headers.dst };
     let Some(pod) = tables.pod(dst) else { return };
     let (flags, set) = (pod.flags, pod.policy_set);
-    if !identify(packet, work, tables, flags, set) || !passes(work, tables, IN) {
-        deny(work, DropReason::IngressDenied);
+    let said = if identify(packet, work, tables, flags, set) { said_of(work, tables, IN) } else { DEFAULT_DENY };
+    if !is_allowed(said) {
+        deny(work, tables, PolicyDenial::by(said, set, IN), DropReason::IngressDenied);
     }
 }
 
-fn deny(work: &mut Work, reason: DropReason) {
+#[inline(never)]
+fn deny<T: Tables>(work: &mut Work, tables: &mut T, denial: PolicyDenial, reason: DropReason) {
+    work.denial = denial;
+    tables.count_denial(&work.denial);
+    drop(work, reason);
+}
+
+fn drop(work: &mut Work, reason: DropReason) {
     work.verdict = Verdict::Drop(reason);
     work.changes = translate::Changes::NONE;
 }
@@ -155,23 +166,26 @@ fn is_about_known<P: Packet, T: Tables>(packet: &P, headers: &Headers, inner: &m
 /// No protocol: the packet is about a flow that is there.
 const RELATED: u32 = u32::MAX;
 
-/// Whether the pod that is asked lets the packet pass, which travels this way.
+/// No rule is asked: the packet belongs to what is allowed.
+const NOT_ASKED: u32 = PolicyVerdict::DEFAULT_ALLOW;
+
+/// What the policies of the pod that is asked say of the packet, which travels this way.
 #[inline(never)]
-fn passes<T: Tables>(work: &mut Work, tables: &mut T, way: u32) -> bool {
+fn said_of<T: Tables>(work: &mut Work, tables: &mut T, way: u32) -> u32 {
     let key = &work.asked.key;
     if key.protocol == RELATED || key.src == key.dst {
-        return true;
+        return NOT_ASKED;
     }
     // Of the flow that it answers the pod has the other end.
     if !work.headers.opens && answers(&work.asked, tables, way ^ 1) {
-        return true;
+        return NOT_ASKED;
     }
     let judged = tables.policy_flow(key, |flow| judged_in(flow, way)).unwrap_or(0);
-    let allowed = allows(&work.asked, tables, key, way, judged);
-    if allowed {
+    let said = said_of_flow(&work.asked, tables, key, way, judged);
+    if is_allowed(said) {
         note(&work.asked, tables, key, way);
     }
-    allowed
+    said
 }
 
 /// Whether the packet answers a flow that travels the other way, which is this one, and is allowed.
@@ -185,7 +199,7 @@ fn answers<T: Tables>(asked: &Asked, tables: &mut T, way: u32) -> bool {
         None if !looks_like_answer(&asked.key) || tables.policy_flow(&asked.key, |_| ()).is_some() => return false,
         None => 0,
     };
-    let allowed = allows(asked, tables, &back, way, judged);
+    let allowed = is_allowed(said_of_flow(asked, tables, &back, way, judged));
     if allowed {
         note(asked, tables, &back, way);
     }
@@ -211,18 +225,18 @@ fn patience(protocol: u32) -> u32 {
     }
 }
 
-/// Whether policies allow a flow that travels this way, by what was found before or anew.
+/// What policies say of a flow that travels this way, by what was found before or anew.
 #[inline(never)]
-fn allows<T: Tables>(asked: &Asked, tables: &T, flow: &FlowKey, way: u32, judged: u32) -> bool {
+fn said_of_flow<T: Tables>(asked: &Asked, tables: &T, flow: &FlowKey, way: u32, judged: u32) -> u32 {
     let isolates = if way == OUT { PodValue::EGRESS_POLICY } else { PodValue::INGRESS_POLICY };
     if asked.flags & isolates == 0 || judged != 0 && judged == asked.epoch {
-        return true;
+        return NOT_ASKED;
     }
     let peer = if way == OUT { flow.dst } else { flow.src };
     let protocol = flow.protocol as u8;
     let has_ports = matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP);
     let port = if has_ports { flow.dst_port } else { Be16::ZERO };
-    judge(tables, &Question { set: asked.set, direction: way, peer, protocol, port }) != DEFAULT_DENY
+    judge(tables, &Question { set: asked.set, direction: way, peer, protocol, port })
 }
 
 /// Notes that the pod's policies allow a flow.

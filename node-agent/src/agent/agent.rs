@@ -366,6 +366,7 @@ impl Agent {
         let mut fill = self.services.fill();
         let networks = self.networks.len() as u64;
         fill.push(TableFill { name: "NETWORKS", entries: networks, capacity: capacity("NETWORKS") });
+        fill.extend(self.policies.fill());
         fill
     }
 
@@ -375,7 +376,8 @@ impl Agent {
         self.todo.networks |= dirty.service_cidrs || !dirty.nodes.is_empty();
         self.todo.peers |= !dirty.nodes.is_empty();
         self.todo.pods |= !dirty.pods.is_empty();
-        self.todo.policies |= !(dirty.pods.is_empty() && dirty.policies.is_empty() && dirty.namespaces.is_empty());
+        self.todo.policies |= !(dirty.pods.is_empty() && dirty.namespaces.is_empty());
+        self.todo.policies |= !(dirty.policies.is_empty() && dirty.cluster_policies.is_empty());
         self.todo.node |= dirty.own_node;
         let may_be_local = |key| self.model.pod(key).is_none_or(|pod| pod.node == *self.model.node_name());
         if self.cni.is_none() && dirty.pods.iter().any(may_be_local) {

@@ -26,6 +26,7 @@ pub mod paths;
 pub mod peer_routes;
 pub mod pods;
 mod policies;
+mod policy_report;
 pub mod problems;
 mod proxy_metrics;
 pub mod report;

@@ -13,7 +13,12 @@ use datapath::abi::{Addr, PodPolicy};
 
 use crate::{
     cni::service::CniService,
-    kernel::{map::MapError, pod_tables::PodTables, policy_tables::PolicyTables},
+    kernel::{
+        map::MapError,
+        pod_tables::PodTables,
+        policy_tables::PolicyTables,
+        table_stats::{TableFill, capacity},
+    },
     model::{
         Dirty, Model,
         objects::{ObjectKey, Pod},
@@ -27,6 +32,8 @@ pub struct Policies {
     engine: PolicyEngine,
     generation: u8,
     tables: PolicyTables,
+    /// Entries of POLICY_PORTS, which can't be counted in few calls.
+    ports: u64,
     backlog: VecDeque<PolicyOp>,
     /// What each local pod is judged by.
     in_force: HashMap<Addr, PodPolicy>,
@@ -59,6 +66,7 @@ impl Policies {
             engine: PolicyEngine::new(generation),
             generation,
             tables,
+            ports: 0,
             backlog: VecDeque::new(),
             in_force,
             changed: BTreeSet::new(),
@@ -67,6 +75,11 @@ impl Policies {
             has_begun: false,
             has_others: !taken.is_empty(),
         })
+    }
+
+    /// What knows which policies are in force.
+    pub fn engine(&self) -> &PolicyEngine {
+        &self.engine
     }
 
     /// What each local pod is judged by.
@@ -94,9 +107,13 @@ impl Policies {
             for key in &dirty.policies {
                 self.engine.set_policy(key, model.policy(key).cloned());
             }
+            for key in &dirty.cluster_policies {
+                self.engine.set_cluster_policy(key, model.cluster_policy(key).cloned());
+            }
         } else {
             model.namespaces().for_each(|it| self.engine.set_namespace(&it.key.name, Some(Arc::clone(it))));
             model.policies().for_each(|it| self.engine.set_policy(&it.key, Some(Arc::clone(it))));
+            model.cluster_policies().for_each(|it| self.engine.set_cluster_policy(&it.key, Some(Arc::clone(it))));
             pods.extend(model.pods().map(|pod| pod.key.clone()));
             self.has_begun = true;
         }
@@ -144,18 +161,29 @@ impl Policies {
                 }
                 continue;
             }
-            if let Err(error) = self.tables.write(&op) {
-                let is_full = error.is_full();
-                refused.push_back(op);
-                result = Err(error);
-                if !is_full {
-                    break;
+            match (self.tables.write(&op), &op) {
+                (Ok(()), PolicyOp::Port(_, Some(_))) => self.ports += 1,
+                (Ok(()), PolicyOp::Port(_, None)) => self.ports = self.ports.saturating_sub(1),
+                (Ok(()), _) => {}
+                (Err(error), _) => {
+                    let is_full = error.is_full();
+                    refused.push_back(op);
+                    result = Err(error);
+                    if !is_full {
+                        break;
+                    }
                 }
             }
         }
         refused.append(&mut self.backlog);
         self.backlog = refused;
         result.map(|()| wrote)
+    }
+
+    /// How full the tables are whose entries only we know.
+    pub fn fill(&self) -> [TableFill; 2] {
+        let fill = |name, entries| TableFill { name, entries, capacity: capacity(name) };
+        [fill("POLICY_NETWORKS", self.engine.networks_len() as u64), fill("POLICY_PORTS", self.ports)]
     }
 
     /// The local pods that are judged by something else now, until [`Policies::told`].

@@ -21,14 +21,15 @@ use super::{
     logging,
     node::{Node, NodeError},
     paths::Remembered,
-    report,
+    policy_report, report,
     vitals::Vitals,
     waiters::{Reply, Waiters},
     xdp,
 };
 use crate::{
     api::{
-        protocol::{Request, Response},
+        policy::PolicyQuery,
+        protocol::{Failure, FailureReason, Request, Response},
         server::{Server, ServerError},
     },
     cni::{service::CniService, store::StoreError},
@@ -146,6 +147,7 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
                     // A plugin that gave up asks again.
                     let _ = reply.send(response);
                 }
+                Request::Policies(query) => answer_policies(&agent, &query, reply),
                 Request::Status { wait_ms: 0 } => answer(&agent, reply),
                 Request::Status { wait_ms } => {
                     let deadline = Instant::now() + Duration::from_millis(wait_ms).min(LONGEST_WAIT);
@@ -203,6 +205,17 @@ fn answer(agent: &Agent, reply: Reply) {
     tokio::task::spawn_blocking(move || {
         // Whoever asked may have gone.
         let _ = reply.send(Response::Status(Box::new(report::with_counts(report, &stats))));
+    });
+}
+
+/// The same of policies.
+fn answer_policies(agent: &Agent, query: &PolicyQuery, reply: Reply) {
+    let (report, stats) = (policy_report::report(agent, query), agent.stats.clone());
+    tokio::task::spawn_blocking(move || {
+        let counted = policy_report::with_counts(report, &stats).map(Box::new);
+        let failed = |error| Response::Failed(Failure::new(FailureReason::Kernel, error));
+        // Whoever asked may have gone.
+        let _ = reply.send(counted.map_or_else(failed, Response::Policies));
     });
 }
 

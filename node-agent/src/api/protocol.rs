@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     cni::{CniReply, CniRequest},
+    policy::{PolicyQuery, PolicyReport},
     status::StatusReport,
 };
 
@@ -30,6 +31,8 @@ pub enum Request {
         /// its source as it stood when the request came.
         wait_ms: u64,
     },
+    /// Which policies are in force.
+    Policies(PolicyQuery),
 }
 
 /// What the agent answers.
@@ -40,6 +43,8 @@ pub enum Response {
     Cni(CniReply),
     /// To [`Request::Status`].
     Status(Box<StatusReport>),
+    /// To [`Request::Policies`].
+    Policies(Box<PolicyReport>),
     /// To any request that could not be fulfilled.
     Failed(Failure),
 }

@@ -34,6 +34,8 @@ pub enum Command {
     Agent(Box<Flags>),
     /// Show how the agent is doing; fails unless it is in sync
     Status(StatusArguments),
+    /// Show the policies in force, whom they select and what they denied
+    Policy(PolicyArguments),
     /// Remove everything that Fairlead made on this node
     Cleanup(CleanupArguments),
     /// Show what this binary is
@@ -59,6 +61,26 @@ pub struct StatusArguments {
     /// Wait so long for the agent's socket and for sync, such as 500ms, 30s or 2m
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub wait: Option<Duration>,
+    /// How to print
+    #[arg(short, long, default_value = "table")]
+    pub output: Format,
+}
+
+/// Arguments of `fairlead policy`.
+#[derive(Args, Clone, Debug)]
+pub struct PolicyArguments {
+    /// Only policies of this name
+    pub name: Option<String>,
+    /// Only policies of this namespace; "" for those of the cluster
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Only policies that select this pod of the node
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub pod: Option<String>,
+    /// The agent's run directory
+    #[arg(long, env = "FAIRLEAD_RUN_DIR", default_value = "/run/fairlead", value_name = "DIR",
+          value_parser = parse_absolute)]
+    pub run_dir: PathBuf,
     /// How to print
     #[arg(short, long, default_value = "table")]
     pub output: Format,

@@ -5,8 +5,8 @@
 
 use datapath::abi::{
     Addr, Backend, FlowKey, FlowValue, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState,
-    PodNetns, PodValue, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey, SocketPeerKey,
-    SocketPeerValue, SourceRangeKey, UplinkValue,
+    PodNetns, PodValue, PolicyDenial, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey,
+    SocketPeerKey, SocketPeerValue, SourceRangeKey, UplinkValue,
 };
 
 /// A type that is only its bytes.
@@ -40,6 +40,7 @@ plain!(
     NodeState,
     PodNetns,
     PodValue,
+    PolicyDenial,
     PolicyNetworkKey,
     PolicyPeerKey,
     PolicyPortKey,

@@ -4,7 +4,9 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use datapath::abi::{PodPolicy, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey};
+use datapath::abi::{
+    PodPolicy, PolicyDenial, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey,
+};
 
 use super::map::{MapError, Table};
 use crate::policy::PolicyOp;
@@ -17,6 +19,7 @@ pub struct PolicyTables {
     verdicts: Table<PolicyVerdictKey, PolicyVerdict>,
     ports: Table<PolicyPortKey, u32>,
     epoch: Table<u32, u32>,
+    denials: Table<PolicyDenial, u64>,
 }
 
 const fn generation(number: u32) -> u32 {
@@ -32,6 +35,7 @@ impl PolicyTables {
             verdicts: Table::open(dir, "POLICY_VERDICTS")?,
             ports: Table::open(dir, "POLICY_PORTS")?,
             epoch: Table::open(dir, "POLICY_EPOCH")?,
+            denials: Table::open(dir, "POLICY_DENIALS")?,
         })
     }
 
@@ -46,6 +50,7 @@ impl PolicyTables {
             PolicyOp::Verdict(key, None) => self.verdicts.remove(key).map(drop),
             PolicyOp::Port(key, Some(rule)) => self.ports.set(key, rule),
             PolicyOp::Port(key, None) => self.ports.remove(key).map(drop),
+            PolicyOp::Uncount(denial) => self.denials.remove(denial).map(drop),
             PolicyOp::Pod(..) => Ok(()),
         }
     }
@@ -79,6 +84,9 @@ impl PolicyTables {
         }
         for key in self.ports.keys()?.iter().filter(|key| generation(key.ports) != wanted) {
             self.ports.remove(key)?;
+        }
+        for key in self.denials.keys()?.iter().filter(|key| generation(key.set) != wanted) {
+            self.denials.remove(key)?;
         }
         Ok(())
     }

@@ -201,9 +201,9 @@ pub(super) fn map_lookup<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K) -> io
 }
 
 /// Reads an entry of a per-CPU map of `u64`: one number for each possible CPU.
-pub(super) fn map_lookup_per_cpu(map: BorrowedFd<'_>, key: u32, cpus: usize) -> io::Result<Vec<u64>> {
+pub(super) fn map_lookup_per_cpu<K: Plain>(map: BorrowedFd<'_>, key: &K, cpus: usize) -> io::Result<Vec<u64>> {
     let mut values = vec![0_u64; cpus];
-    lookup_raw(map, std::ptr::from_ref(&key).cast(), values.as_mut_ptr().cast())?;
+    lookup_raw(map, std::ptr::from_ref(key).cast(), values.as_mut_ptr().cast())?;
     Ok(values)
 }
 

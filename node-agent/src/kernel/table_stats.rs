@@ -3,12 +3,12 @@
 //! Reading takes milliseconds for large tables; a clone may do it on another
 //! thread. This module must not know who asks.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
-use datapath::abi::{DropReason, LAYOUT};
+use datapath::abi::{DropReason, LAYOUT, PolicyDenial};
 
 use super::{
-    map::{CheckedMap, MapError},
+    map::{CheckedMap, MapError, Table},
     sys,
 };
 
@@ -25,13 +25,24 @@ pub struct TableFill {
 
 /// Tables that are hashes, whose entries are counted by walking them; the others'
 /// writer knows what is in use.
-const HASHES: [&str; 6] = ["PODS", "POD_NETNS", "AFFINITY", "FLOWS", "FRAGMENTS", "SOCKET_PEERS"];
+const HASHES: [&str; 9] = [
+    "PODS",
+    "POD_NETNS",
+    "AFFINITY",
+    "FLOWS",
+    "FRAGMENTS",
+    "SOCKET_PEERS",
+    "POLICY_PEERS",
+    "POLICY_VERDICTS",
+    "POLICY_FLOWS",
+];
 
 /// Reads counts.
 #[derive(Clone, Debug)]
 pub struct TableStats {
     hashes: Vec<CheckedMap>,
     drops: CheckedMap,
+    denials: Table<PolicyDenial, u64>,
     cpus: usize,
 }
 
@@ -41,7 +52,7 @@ impl TableStats {
         let drops = CheckedMap::open(dir, "DROPS")?;
         let cpus = aya::util::nr_cpus().map_err(|(_, source)| drops.error("size a read of")(source))?;
         let hashes = HASHES.iter().map(|name| CheckedMap::open(dir, name)).collect::<Result<_, _>>()?;
-        Ok(Self { hashes, drops, cpus })
+        Ok(Self { hashes, drops, denials: Table::open(dir, "POLICY_DENIALS")?, cpus })
     }
 
     /// How full each hash is.
@@ -56,10 +67,25 @@ impl TableStats {
     /// How many packets were dropped for each reason, on all CPUs since the tables were made.
     pub fn drops(&self) -> Result<Vec<(DropReason, u64)>, MapError> {
         let count = |reason: &DropReason| {
-            let per_cpu = sys::map_lookup_per_cpu(self.drops.fd(), *reason as u32, self.cpus);
+            let per_cpu = sys::map_lookup_per_cpu(self.drops.fd(), &(*reason as u32), self.cpus);
             Ok((*reason, per_cpu.map_err(self.drops.error("read"))?.iter().sum()))
         };
         DropReason::ALL.iter().map(count).collect()
+    }
+
+    /// How many packets policies denied, by what did.
+    pub fn denials(&self) -> Result<BTreeMap<PolicyDenial, u64>, MapError> {
+        let map = self.denials.map();
+        let mut denials = BTreeMap::new();
+        for key in self.denials.keys()? {
+            match sys::map_lookup_per_cpu(map.fd(), &key, self.cpus) {
+                Ok(per_cpu) => _ = denials.insert(key, per_cpu.iter().sum()),
+                // The agent has removed it meanwhile.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(map.error("read")(error)),
+            }
+        }
+        Ok(denials)
     }
 }
 

@@ -13,7 +13,10 @@ use std::{
 use super::{
     change::{Change, ChangeBatch},
     dirty::Dirty,
-    objects::{EndpointSlice, Kind, Namespace, NetworkPolicy, Node, Object, ObjectKey, Pod, Service, ServiceCidr},
+    objects::{
+        ClusterNetworkPolicy, EndpointSlice, Kind, Namespace, NetworkPolicy, Node, Object, ObjectKey, Pod, Service,
+        ServiceCidr,
+    },
 };
 
 /// What the cluster says now, as far as this node cares.
@@ -30,6 +33,7 @@ pub struct Model {
     service_cidrs: BTreeMap<ObjectKey, Arc<ServiceCidr>>,
     namespaces: BTreeMap<ObjectKey, Arc<Namespace>>,
     policies: BTreeMap<ObjectKey, Arc<NetworkPolicy>>,
+    cluster_policies: BTreeMap<ObjectKey, Arc<ClusterNetworkPolicy>>,
     listed: BTreeSet<Kind>,
     versions: BTreeMap<Kind, String>,
     problems: BTreeMap<String, String>,
@@ -50,6 +54,7 @@ impl Model {
             service_cidrs: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             policies: BTreeMap::new(),
+            cluster_policies: BTreeMap::new(),
             listed: BTreeSet::new(),
             versions: BTreeMap::new(),
             problems: BTreeMap::new(),
@@ -99,6 +104,7 @@ impl Model {
             Kind::ServiceCidr => Box::new(self.service_cidrs.keys()),
             Kind::Namespace => Box::new(self.namespaces.keys()),
             Kind::NetworkPolicy => Box::new(self.policies.keys()),
+            Kind::ClusterNetworkPolicy => Box::new(self.cluster_policies.keys()),
         }
     }
 
@@ -148,6 +154,11 @@ impl Model {
                     self.dirty.policies.insert(policy.key.clone());
                 }
             }
+            Object::ClusterNetworkPolicy(policy) => {
+                if changes(&mut self.cluster_policies, &policy.key, Some(&policy)) {
+                    self.dirty.cluster_policies.insert(policy.key.clone());
+                }
+            }
         }
     }
 
@@ -185,6 +196,11 @@ impl Model {
             Kind::NetworkPolicy => {
                 if changes(&mut self.policies, key, None) {
                     self.dirty.policies.insert(key.clone());
+                }
+            }
+            Kind::ClusterNetworkPolicy => {
+                if changes(&mut self.cluster_policies, key, None) {
+                    self.dirty.cluster_policies.insert(key.clone());
                 }
             }
         }
@@ -322,6 +338,16 @@ impl Model {
     /// All NetworkPolicies, by key.
     pub fn policies(&self) -> impl ExactSizeIterator<Item = &Arc<NetworkPolicy>> {
         self.policies.values()
+    }
+
+    /// The ClusterNetworkPolicy of this key.
+    pub fn cluster_policy(&self, key: &ObjectKey) -> Option<&Arc<ClusterNetworkPolicy>> {
+        self.cluster_policies.get(key)
+    }
+
+    /// All ClusterNetworkPolicies, by name.
+    pub fn cluster_policies(&self) -> impl ExactSizeIterator<Item = &Arc<ClusterNetworkPolicy>> {
+        self.cluster_policies.values()
     }
 
     /// What the source can't use now: subject to message.

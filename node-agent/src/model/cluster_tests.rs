@@ -3,6 +3,7 @@ use proptest::{prelude::*, sample::Index};
 use super::*;
 use crate::model::{
     change::Problem,
+    cluster_network_policy::Tier,
     network_policy::Selector,
     objects::{Endpoint, EndpointPort, Protocol, ServicePort, ServiceType, TrafficPolicy},
 };
@@ -89,6 +90,12 @@ fn policy(name: &str, isolates: bool) -> Object {
     NetworkPolicy { key: key(name), pods: Selector::default(), ingress, egress: None }.into()
 }
 
+fn cluster_policy(name: &str, priority: u16) -> Object {
+    let key = ObjectKey::new("", name);
+    let (namespaces, pods) = (Selector::default(), Selector::default());
+    ClusterNetworkPolicy { key, tier: Tier::Admin, priority, namespaces, pods, ingress: vec![], egress: vec![] }.into()
+}
+
 fn key(name: &str) -> ObjectKey {
     ObjectKey::new("ns", name)
 }
@@ -116,7 +123,8 @@ fn view(model: &Model) -> impl PartialEq + std::fmt::Debug {
     let nodes: Vec<Node> = model.nodes().cloned().collect();
     let cidrs: Vec<ServiceCidr> = model.service_cidrs().cloned().collect();
     let namespaces: Vec<Arc<Namespace>> = model.namespaces().cloned().collect();
-    let policies: Vec<Arc<NetworkPolicy>> = model.policies().cloned().collect();
+    let policies: (Vec<Arc<NetworkPolicy>>, Vec<Arc<ClusterNetworkPolicy>>) =
+        (model.policies().cloned().collect(), model.cluster_policies().cloned().collect());
     (
         services,
         slices,
@@ -155,6 +163,7 @@ fn only_what_changed_is_dirty() {
         cidr("c", 8),
         namespace("n", "a"),
         policy("p", true),
+        cluster_policy("q", 1),
     ];
     let services =
         |names: &[&str]| Dirty { services: names.iter().map(|name| key(name)).collect(), ..Dirty::default() };
@@ -163,6 +172,7 @@ fn only_what_changed_is_dirty() {
     let cidrs = Dirty { service_cidrs: true, ..Dirty::default() };
     let namespaces = Dirty { namespaces: [ObjectKey::new("", "n")].into(), ..Dirty::default() };
     let policies = Dirty { policies: [key("p")].into(), ..Dirty::default() };
+    let cluster_policies = Dirty { cluster_policies: [ObjectKey::new("", "q")].into(), ..Dirty::default() };
     let apply = |object| vec![Change::Apply(object)];
     let delete = |kind, key| vec![Change::Delete(kind, key)];
     for (changes, expected) in [
@@ -190,6 +200,8 @@ fn only_what_changed_is_dirty() {
         (delete(Kind::Namespace, ObjectKey::new("", "n")), namespaces),
         (apply(policy("p", false)), policies.clone()),
         (delete(Kind::NetworkPolicy, key("p")), policies),
+        (apply(cluster_policy("q", 2)), cluster_policies.clone()),
+        (delete(Kind::ClusterNetworkPolicy, ObjectKey::new("", "q")), cluster_policies),
     ] {
         check_dirty(&before, changes, expected);
     }
@@ -245,7 +257,8 @@ fn any_object() -> impl Strategy<Value = Object> {
         (nodes, prop::sample::select(vec!["y", "z"])).prop_map(|(name, zone)| node(name, zone)),
         (names.clone(), 8..10u8).prop_map(|(name, prefix)| cidr(name, prefix)),
         (names.clone(), prop::sample::select(vec!["a", "b"])).prop_map(|(name, label)| namespace(name, label)),
-        (names, any::<bool>()).prop_map(|(name, isolates)| policy(name, isolates)),
+        (names.clone(), any::<bool>()).prop_map(|(name, isolates)| policy(name, isolates)),
+        (names, 1..3u16).prop_map(|(name, priority)| cluster_policy(name, priority)),
     ]
 }
 
@@ -316,6 +329,9 @@ fn difference(before: &BTreeMap<(Kind, ObjectKey), Object>, after: &BTreeMap<(Ki
             Kind::NetworkPolicy => {
                 dirty.policies.insert(key);
             }
+            Kind::ClusterNetworkPolicy => {
+                dirty.cluster_policies.insert(key);
+            }
         }
     }
     dirty
@@ -327,6 +343,7 @@ fn includes(outer: &Dirty, inner: &Dirty) -> bool {
         && outer.nodes.is_superset(&inner.nodes)
         && outer.namespaces.is_superset(&inner.namespaces)
         && outer.policies.is_superset(&inner.policies)
+        && outer.cluster_policies.is_superset(&inner.cluster_policies)
         && outer.own_node >= inner.own_node
         && outer.service_cidrs >= inner.service_cidrs
 }

@@ -23,6 +23,8 @@ pub struct Dirty {
     pub namespaces: BTreeSet<ObjectKey>,
     /// NetworkPolicies.
     pub policies: BTreeSet<ObjectKey>,
+    /// ClusterNetworkPolicies.
+    pub cluster_policies: BTreeSet<ObjectKey>,
 }
 
 impl Dirty {

@@ -6,9 +6,11 @@
 
 pub mod change;
 mod cluster;
+pub mod cluster_network_policy;
 mod dirty;
 pub mod network_policy;
 pub mod objects;
+mod words;
 
 pub use cluster::Model;
 pub use dirty::Dirty;

@@ -9,7 +9,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use datapath::abi::protocol;
 use ipnetwork::IpNetwork;
 
-pub use super::network_policy::NetworkPolicy;
+pub use super::{cluster_network_policy::ClusterNetworkPolicy, network_policy::NetworkPolicy};
 
 /// The kinds of objects that Fairlead reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,11 +28,13 @@ pub enum Kind {
     Namespace,
     /// `networking.k8s.io/v1` NetworkPolicy.
     NetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+    ClusterNetworkPolicy,
 }
 
 impl Kind {
     /// Every kind. The agent is in sync once each of them has been listed.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Service,
         Self::EndpointSlice,
         Self::Pod,
@@ -40,6 +42,7 @@ impl Kind {
         Self::ServiceCidr,
         Self::Namespace,
         Self::NetworkPolicy,
+        Self::ClusterNetworkPolicy,
     ];
 
     /// The name as it stands in a manifest's `kind`.
@@ -52,6 +55,7 @@ impl Kind {
             Self::ServiceCidr => "ServiceCIDR",
             Self::Namespace => "Namespace",
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
         }
     }
 }
@@ -101,6 +105,8 @@ pub enum Object {
     Namespace(Arc<Namespace>),
     /// A NetworkPolicy.
     NetworkPolicy(Arc<NetworkPolicy>),
+    /// A ClusterNetworkPolicy.
+    ClusterNetworkPolicy(Arc<ClusterNetworkPolicy>),
 }
 
 impl Object {
@@ -114,6 +120,7 @@ impl Object {
             Self::ServiceCidr(_) => Kind::ServiceCidr,
             Self::Namespace(_) => Kind::Namespace,
             Self::NetworkPolicy(_) => Kind::NetworkPolicy,
+            Self::ClusterNetworkPolicy(_) => Kind::ClusterNetworkPolicy,
         }
     }
 
@@ -127,6 +134,7 @@ impl Object {
             Self::ServiceCidr(o) => &o.key,
             Self::Namespace(o) => &o.key,
             Self::NetworkPolicy(o) => &o.key,
+            Self::ClusterNetworkPolicy(o) => &o.key,
         }
     }
 }
@@ -141,7 +149,7 @@ macro_rules! object_from {
     )*};
 }
 
-object_from!(Service, EndpointSlice, Pod, Node, ServiceCidr, Namespace, NetworkPolicy);
+object_from!(Service, EndpointSlice, Pod, Node, ServiceCidr, Namespace, NetworkPolicy, ClusterNetworkPolicy);
 
 /// A transport protocol that a Service port can have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -163,6 +171,16 @@ impl Protocol {
             Self::Udp => protocol::UDP,
             Self::Sctp => protocol::SCTP,
         }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        })
     }
 }
 

@@ -54,7 +54,7 @@ impl PolicyEngine {
         }
     }
 
-    fn labels_of(&self, namespace: &str) -> &Labels {
+    pub(super) fn labels_of(&self, namespace: &str) -> &Labels {
         let known = self.namespaces.get(namespace).map(Arc::as_ref);
         known.or_else(|| self.assumed.get(namespace)).map_or(&[], |namespace| &namespace.labels)
     }

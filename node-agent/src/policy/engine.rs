@@ -16,10 +16,11 @@ use super::{
     clause::{Clause, Clauses, Item, named_port},
     ids::Interned,
     op::PolicyOp,
-    outcome::Ports,
-    set::{Direction, OwnNames, Rule, RuleName, RulePort, Set, SetKey, Version},
+    outcome::{Ports, Step},
+    set::{Direction, OwnNames, Rule, RuleName, RulePort, Set, SetKey, Version, blocks_of_ranked},
 };
 use crate::model::{
+    cluster_network_policy::{Action, ClusterNetworkPolicy, ClusterRule, Tier},
     network_policy::{NetworkPolicy, Peer, PeerNamespaces, PolicyPort, PolicyRule, PortMatch},
     objects::{Namespace, ObjectKey, Pod},
 };
@@ -35,9 +36,16 @@ pub struct PodFacts {
     pub local: bool,
 }
 
+/// A policy of either kind.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum AnyPolicy {
+    Network(Arc<NetworkPolicy>),
+    Cluster(Arc<ClusterNetworkPolicy>),
+}
+
 #[derive(Debug)]
 struct PolicyState {
-    policy: Arc<NetworkPolicy>,
+    policy: AnyPolicy,
     /// Its version, once it has selected a local pod.
     version: Option<u32>,
 }
@@ -48,7 +56,7 @@ pub(super) struct PodState {
     /// What holds for it.
     pub items: Box<[Item]>,
     /// Its policies; 0: none.
-    set: u32,
+    pub set: u32,
 }
 
 #[derive(Debug, Default)]
@@ -140,8 +148,17 @@ impl PolicyEngine {
         }
     }
 
-    /// The policy of this key is as given, or gone.
+    /// The NetworkPolicy of this key is as given, or gone.
     pub fn set_policy(&mut self, key: &ObjectKey, policy: Option<Arc<NetworkPolicy>>) {
+        self.set_any_policy(key, policy.map(AnyPolicy::Network));
+    }
+
+    /// The ClusterNetworkPolicy of this key, whose namespace is "", is as given, or gone.
+    pub fn set_cluster_policy(&mut self, key: &ObjectKey, policy: Option<Arc<ClusterNetworkPolicy>>) {
+        self.set_any_policy(key, policy.map(AnyPolicy::Cluster));
+    }
+
+    fn set_any_policy(&mut self, key: &ObjectKey, policy: Option<AnyPolicy>) {
         if self.policies.get(key).map(|state| &state.policy) == policy.as_ref() {
             return;
         }
@@ -160,7 +177,8 @@ impl PolicyEngine {
         if of_namespace.is_empty() {
             self.policies_of.remove(&key.namespace);
         }
-        let concerned = self.local.iter().filter(|pod| pod.namespace == key.namespace).cloned();
+        let is_cluster = key.namespace.is_empty();
+        let concerned = self.local.iter().filter(|pod| is_cluster || pod.namespace == key.namespace).cloned();
         self.dirty_local.extend(concerned);
     }
 
@@ -173,7 +191,12 @@ impl PolicyEngine {
             Some(namespace) => _ = self.namespaces.insert(Arc::clone(name), namespace),
             None => _ = self.namespaces.remove(name),
         }
-        self.dirty_pods.extend(self.pods_of.get(name).into_iter().flatten().cloned());
+        let pods = self.pods_of.get(name).into_iter().flatten();
+        self.dirty_pods.extend(pods.clone().cloned());
+        if self.policies_of.contains_key("") {
+            // They select by namespaces' labels.
+            self.dirty_local.extend(pods.filter(|pod| self.local.contains(*pod)).cloned());
+        }
     }
 
     /// The pod of this key is as given, or gone. One on its node's own network, or that
@@ -276,15 +299,20 @@ impl PolicyEngine {
         let addresses = state.facts.addresses.clone();
         let mut versions = Vec::new();
         if local {
-            let policies: Vec<ObjectKey> =
-                self.policies_of.get(&key.namespace).into_iter().flatten().cloned().collect();
+            let of_both = ["", &*key.namespace].map(|namespace| self.policies_of.get(namespace));
+            let policies: Vec<ObjectKey> = of_both.into_iter().flatten().flatten().cloned().collect();
             for policy in policies {
-                if self.policies.get(&policy).is_some_and(|state| state.policy.pods.matches(&pod.labels)) {
+                let selects = |state: &PolicyState| match &state.policy {
+                    AnyPolicy::Network(policy) => policy.pods.matches(&pod.labels),
+                    AnyPolicy::Cluster(policy) => policy.selects(self.labels_of(&key.namespace), &pod.labels),
+                };
+                if self.policies.get(&policy).is_some_and(selects) {
                     versions.extend(self.version(&policy, news));
                 }
             }
+            versions.sort_by(|a, b| self.versions[*a].turn().cmp(&self.versions[*b].turn()));
         }
-        let set = if versions.is_empty() { 0 } else { self.set(versions, &pod, writes) };
+        let set = if versions.is_empty() { 0 } else { self.set(versions, &pod, news, writes) };
         if set != 0 {
             self.sets.hold(set);
         }
@@ -302,7 +330,7 @@ impl PolicyEngine {
     }
 
     /// The set of these versions for a pod.
-    fn set(&mut self, versions: Vec<u32>, pod: &Pod, writes: &mut Writes) -> u32 {
+    fn set(&mut self, versions: Vec<u32>, pod: &Pod, news: &mut Vec<u32>, writes: &mut Writes) -> u32 {
         let names = versions.iter().flat_map(|version| self.versions[*version].own_names());
         let number = |(name, protocol): (&Arc<str>, _)| {
             (Arc::clone(name), protocol, named_port(&pod.named_ports, name, protocol))
@@ -314,7 +342,15 @@ impl PolicyEngine {
         if let Some(id) = self.sets.find(&key) {
             return id;
         }
-        let set = Set::new(key.versions.iter().map(|version| &self.versions[*version]), key.names.clone());
+        let of_key = || key.versions.iter().map(|version| &self.versions[*version]);
+        let blocks = blocks_of_ranked(of_key(), |id| matches!(self.clauses.clause(id), Clause::Block(..)));
+        let of_pods = blocks.into_iter().filter_map(|id| match self.clauses.clause(id).clone() {
+            Clause::Block(cidr, except) => Some((id, self.clause(Clause::BlockOfPods(cidr, except), news))),
+            _ => None,
+        });
+        let blocks = of_pods.collect();
+        let of_key = key.versions.iter().map(|version| &self.versions[*version]);
+        let set = Set::new(of_key, key.names.clone(), &blocks);
         for version in &key.versions {
             self.versions.hold(*version);
         }
@@ -329,21 +365,41 @@ impl PolicyEngine {
         if let Some(version) = state.version {
             return Some(version);
         }
-        let policy = Arc::clone(&state.policy);
-        let mut compile = |direction, rules: &Option<Vec<PolicyRule>>| {
-            let rules = rules.as_ref()?.iter().enumerate();
-            let name = |index| RuleName { policy: key.clone(), direction, index };
-            Some(rules.map(|(index, rule)| Arc::new(self.rule(name(index), rule, news))).collect())
+        let policy = state.policy.clone();
+        let mut compile = |direction, tier, rules: &[(Action, &PolicyRule)]| {
+            let rule = |(index, (action, rule)): (usize, &(Action, &PolicyRule))| {
+                let name = RuleName { policy: key.clone(), direction, index };
+                Arc::new(self.rule(name, tier, *action, rule, news))
+            };
+            rules.iter().enumerate().map(rule).collect::<Vec<_>>()
         };
-        let rules = [compile(Direction::Ingress, &policy.ingress), compile(Direction::Egress, &policy.egress)];
+        let (tier, priority, rules) = match &policy {
+            AnyPolicy::Network(policy) => {
+                let mut compile = |direction, rules: &Option<Vec<PolicyRule>>| {
+                    let rules: Vec<_> = rules.as_ref()?.iter().map(|rule| (Action::Accept, rule)).collect();
+                    Some(compile(direction, Tier::Network, &rules))
+                };
+                let rules = [compile(Direction::Ingress, &policy.ingress), compile(Direction::Egress, &policy.egress)];
+                (Tier::Network, 0, rules)
+            }
+            AnyPolicy::Cluster(policy) => {
+                let mut compile = |direction, rules: &[ClusterRule]| {
+                    let rules: Vec<_> = rules.iter().map(|rule| (rule.action, &rule.rule)).collect();
+                    (!rules.is_empty()).then(|| compile(direction, policy.tier, &rules))
+                };
+                let rules = [compile(Direction::Ingress, &policy.ingress), compile(Direction::Egress, &policy.egress)];
+                (policy.tier, policy.priority, rules)
+            }
+        };
         self.next_version += 1;
-        let version = self.versions.add(self.next_version, Version { rules });
+        let version = Version { policy: key.clone(), tier, priority, rules };
+        let version = self.versions.add(self.next_version, version);
         self.versions.hold(version);
         self.policies.get_mut(key)?.version = Some(version);
         Some(version)
     }
 
-    fn rule(&mut self, name: RuleName, rule: &PolicyRule, news: &mut Vec<u32>) -> Rule {
+    fn rule(&mut self, name: RuleName, tier: Tier, action: Action, rule: &PolicyRule, news: &mut Vec<u32>) -> Rule {
         let namespace = Arc::clone(&name.policy.namespace);
         let direction = name.direction;
         let is_named = |port: &PolicyPort| matches!(port.port, PortMatch::Named(_));
@@ -366,7 +422,7 @@ impl PolicyEngine {
         });
         let id = self.rules.find(&name).unwrap_or_else(|| self.rules.add(name, ()));
         self.rules.hold(id);
-        Rule { id, peers, ports }
+        Rule { step: Step { rule: id, tier, action }, peers, ports }
     }
 
     fn clause(&mut self, clause: Clause, news: &mut Vec<u32>) -> u32 {

@@ -11,6 +11,7 @@
 mod blocks;
 mod classify;
 mod clause;
+mod denials;
 mod engine;
 mod ids;
 mod op;
@@ -21,5 +22,5 @@ mod verdicts;
 
 pub use engine::{PodFacts, PolicyEngine};
 pub use op::PolicyOp;
-pub use set::{Direction, RuleName};
+pub use set::{DeniedBy, Direction, RuleName};
 pub use sizes::Sizes;

@@ -1,6 +1,8 @@
 //! Writes to the tables of policy.
 
-use datapath::abi::{Addr, PodPolicy, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey};
+use datapath::abi::{
+    Addr, PodPolicy, PolicyDenial, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey,
+};
 
 /// One write; `None` removes the entry. Each may be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,4 +17,6 @@ pub enum PolicyOp {
     Peer(PolicyPeerKey, Option<u32>),
     /// A local pod's policies.
     Pod(Addr, PodPolicy),
+    /// Removes the counter of what is there no more: its numbers will be another's.
+    Uncount(PolicyDenial),
 }

@@ -1,15 +1,18 @@
-//! What several rules together allow, and which of them is named for what.
+//! What several rules together say, and which of them is named for what.
 //!
-//! Invariant: of the rules that allow something the first is named, so equal rules give
+//! Invariant: of the rules that say something the first is named, so equal rules give
 //! equal tables.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use datapath::abi::{Be16, PolicyPortKey};
+use datapath::abi::{Be16, PolicyPortKey, PolicyVerdict};
 
-use crate::model::objects::Protocol;
+use crate::model::{
+    cluster_network_policy::{Action, Tier},
+    objects::Protocol,
+};
 
-/// Ports that a rule allows.
+/// Ports that a rule decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Ports {
     /// Of this protocol,
@@ -18,44 +21,81 @@ pub(super) struct Ports {
     pub first: u16,
     /// to this.
     pub last: u16,
-    /// The rule's number.
+    /// What it says, as tables have it.
     pub rule: u32,
 }
 
-/// What rules allow.
+/// What rules say, as tables have it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Outcome {
-    /// The rule that allows all that isn't in the list; 0: none.
+    /// What is said of all that isn't in the list.
     pub rule: u32,
     /// Ports by protocol and number, none twice.
     pub ports: Vec<Ports>,
 }
 
-/// What one rule allows, the earlier rule first.
+/// A rule at its place among others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Step {
+    /// Its number.
+    pub rule: u32,
+    /// When its turn is.
+    pub tier: Tier,
+    /// What it does.
+    pub action: Action,
+}
+
+/// What one rule is about.
 #[derive(Clone, Debug)]
-pub(super) enum Allowed {
+pub(super) enum Scope {
     /// Everything.
     All,
     /// These: protocol, first and last port.
     Ports(Vec<(Protocol, u16, u16)>),
 }
 
+/// Rules in their order, and what is said where none of them does.
+struct Steps {
+    all: Vec<Step>,
+    default: u32,
+}
+
+impl Steps {
+    /// What those of these places say together.
+    fn decide<'a>(&self, orders: impl IntoIterator<Item = &'a usize>) -> u32 {
+        let mut passed = None;
+        for step in orders.into_iter().map(|order| self.all[*order]) {
+            match step.action {
+                _ if passed >= Some(step.tier) => {}
+                Action::Accept => return step.rule,
+                Action::Deny => return PolicyVerdict::DENY | step.rule,
+                Action::Pass => passed = Some(step.tier),
+            }
+        }
+        self.default
+    }
+}
+
 impl Outcome {
-    /// What rules allow together; they come in their order, each with its number.
-    pub fn of(rules: impl IntoIterator<Item = (u32, Allowed)>) -> Self {
-        let mut all = 0;
-        let mut ids = Vec::new();
+    /// What rules say together, which come in their order; `default`: where none does.
+    pub fn of(rules: impl IntoIterator<Item = (Step, Scope)>, default: u32) -> Self {
+        let mut steps = Steps { all: Vec::new(), default };
+        let mut always = BTreeSet::new();
         // Where ranges begin and end: by position, who enters and who leaves.
         let mut events: BTreeMap<(Protocol, u32), Vec<(usize, bool)>> = BTreeMap::new();
-        for (order, (rule, allowed)) in rules.into_iter().enumerate() {
-            ids.push(rule);
-            match allowed {
-                Allowed::All => {
-                    all = rule;
-                    // Whatever later rules allow, this one does.
-                    break;
+        for (order, (step, scope)) in rules.into_iter().enumerate() {
+            let is_passed = |other: &Step| other.action == Action::Pass && other.tier == step.tier;
+            let is_final = step.action != Action::Pass && !steps.all.iter().any(is_passed);
+            steps.all.push(step);
+            match scope {
+                Scope::All => {
+                    always.insert(order);
+                    if is_final {
+                        // Whatever later rules say, this one has said.
+                        break;
+                    }
                 }
-                Allowed::Ports(ports) => {
+                Scope::Ports(ports) => {
                     let mut merged = ports;
                     merged.sort_unstable();
                     let mut until: Option<(Protocol, u32)> = None;
@@ -73,31 +113,38 @@ impl Outcome {
                 }
             }
         }
-        Self { rule: all, ports: sweep(&events, &ids) }
+        let rule = steps.decide(&always);
+        Self { rule, ports: sweep(&events, &steps, &always, rule) }
     }
 
-    /// Whether it allows nothing.
+    /// Whether it leaves all to what is said elsewhere.
     pub fn is_empty(&self) -> bool {
         self.rule == 0 && self.ports.is_empty()
     }
 }
 
-fn sweep(events: &BTreeMap<(Protocol, u32), Vec<(usize, bool)>>, ids: &[u32]) -> Vec<Ports> {
+/// What is said of ports, where that is not what is said of `rest`.
+fn sweep(
+    events: &BTreeMap<(Protocol, u32), Vec<(usize, bool)>>,
+    steps: &Steps,
+    always: &BTreeSet<usize>,
+    rest: u32,
+) -> Vec<Ports> {
     let mut ports: Vec<Ports> = Vec::new();
     let mut active = BTreeSet::new();
     let mut began = 0;
     for (&(protocol, at), changes) in events {
         // A range that is active ends at a later event, so the protocol is the same still.
-        if let Some(&order) = active.first() {
-            let rule = ids[order];
+        let said = if active.is_empty() { rest } else { steps.decide(always.union(&active)) };
+        if said != rest {
             let (first, last) = (began as u16, (at - 1) as u16);
             match ports.last_mut() {
                 Some(before)
-                    if before.protocol == protocol && before.rule == rule && u32::from(before.last) + 1 == began =>
+                    if before.protocol == protocol && before.rule == said && u32::from(before.last) + 1 == began =>
                 {
                     before.last = last;
                 }
-                _ => ports.push(Ports { protocol, first, last, rule }),
+                _ => ports.push(Ports { protocol, first, last, rule: said }),
             }
         }
         for (order, enters) in changes {
@@ -151,15 +198,25 @@ mod tests {
 
     const TCP: Protocol = Protocol::Tcp;
 
+    fn ports(ranges: &[(u16, u16)]) -> Scope {
+        Scope::Ports(ranges.iter().map(|(a, b)| (TCP, *a, *b)).collect())
+    }
+
+    fn named(first: u16, last: u16, rule: u32) -> Ports {
+        Ports { protocol: TCP, first, last, rule }
+    }
+
     #[test]
     fn the_first_rule_is_named_and_a_rule_for_all_ends_the_list() {
-        let ports = |ranges: &[(u16, u16)]| Allowed::Ports(ranges.iter().map(|(a, b)| (TCP, *a, *b)).collect());
+        let of = |rules: &[(u32, Scope)]| {
+            let step = |rule| Step { rule, tier: Tier::Network, action: Action::Accept };
+            Outcome::of(rules.iter().map(|(rule, scope)| (step(*rule), scope.clone())), 0)
+        };
         let rules = [
             (7, ports(&[(80, 90), (85, 100), (200, 200)])),
             (5, ports(&[(70, 95), (101, 102)])),
             (9, ports(&[(1, 65535)])),
         ];
-        let named = |first, last, rule| Ports { protocol: TCP, first, last, rule };
         let listed = vec![
             named(1, 69, 9),
             named(70, 79, 5),
@@ -169,12 +226,50 @@ mod tests {
             named(200, 200, 7),
             named(201, 65535, 9),
         ];
-        assert_eq!(Outcome::of(rules.clone()), Outcome { rule: 0, ports: listed });
+        assert_eq!(of(&rules), Outcome { rule: 0, ports: listed });
         let [first, second, _] = rules;
-        let with_all = Outcome::of([first.clone(), (3, Allowed::All), second]);
+        let with_all = of(&[first.clone(), (3, Scope::All), second]);
         assert_eq!(with_all, Outcome { rule: 3, ports: vec![named(80, 100, 7), named(200, 200, 7)] });
-        assert_eq!(Outcome::of([(3, Allowed::All), first]), Outcome { rule: 3, ports: vec![] });
-        assert!(Outcome::of([(4, Allowed::Ports(vec![]))]).is_empty());
+        assert_eq!(of(&[(3, Scope::All), first]), Outcome { rule: 3, ports: vec![] });
+        assert!(of(&[(4, Scope::Ports(vec![]))]).is_empty());
+    }
+
+    #[test]
+    fn who_passes_leaves_it_to_the_next_tier() {
+        use Action::{Accept, Deny, Pass};
+        use Tier::{Admin, Baseline, Network};
+        const DENY: u32 = PolicyVerdict::DENY;
+        let check = |rules: &[(Tier, Action, Scope)], default, rule, listed: &[Ports]| {
+            let steps = rules
+                .iter()
+                .zip(1..)
+                .map(|((tier, action, scope), rule)| (Step { rule, tier: *tier, action: *action }, scope.clone()));
+            assert_eq!(Outcome::of(steps, default), Outcome { rule, ports: listed.to_vec() }, "{rules:?}");
+        };
+        let all = || Scope::All;
+        let allow = PolicyVerdict::DEFAULT_ALLOW;
+        check(&[], allow, allow, &[]);
+        check(&[(Admin, Pass, all()), (Admin, Deny, all())], allow, allow, &[]);
+        check(&[(Admin, Pass, all()), (Admin, Deny, all()), (Network, Accept, all())], DENY, 3, &[]);
+        check(&[(Admin, Pass, all()), (Baseline, Deny, all())], allow, DENY | 2, &[]);
+        check(&[(Baseline, Pass, all()), (Baseline, Deny, all())], allow, allow, &[]);
+        check(
+            &[
+                (Admin, Pass, ports(&[(80, 81)])),
+                (Admin, Deny, ports(&[(80, 90)])),
+                (Network, Accept, ports(&[(80, 80)])),
+            ],
+            DENY,
+            DENY,
+            &[named(80, 80, 3), named(82, 90, DENY | 2)],
+        );
+        check(
+            &[(Admin, Pass, ports(&[(80, 80)])), (Admin, Deny, all()), (Network, Accept, all())],
+            DENY,
+            DENY | 2,
+            &[named(80, 80, 3)],
+        );
+        check(&[(Admin, Deny, ports(&[(80, 80)])), (Admin, Accept, all())], allow, 2, &[named(80, 80, DENY | 1)]);
     }
 
     #[test]

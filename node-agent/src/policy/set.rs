@@ -3,15 +3,21 @@
 //! Invariant: a set never changes. A policy that changes is another version of itself,
 //! and its pods get other sets.
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
+use datapath::{abi::PolicyVerdict, policy::DEFAULT_DENY};
 use fnv::{FnvHashMap, FnvHashSet};
 
 use super::{
     clause::Item,
-    outcome::{Allowed, Outcome},
+    outcome::{Outcome, Scope, Step},
 };
 use crate::model::{
+    cluster_network_policy::Tier,
     network_policy::PortMatch,
     objects::{ObjectKey, Protocol},
 };
@@ -29,6 +35,20 @@ pub enum Direction {
 impl Direction {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
+
+    /// By its number in the tables.
+    pub fn of(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|direction| *direction as u32 == number)
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        })
+    }
 }
 
 /// Which rule it is.
@@ -44,29 +64,55 @@ pub struct RuleName {
 
 impl fmt::Display for RuleName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = match self.direction {
-            Direction::Ingress => "ingress",
-            Direction::Egress => "egress",
-        };
-        write!(f, "{} {list}[{}]", self.policy, self.index)
+        write!(f, "{} {}[{}]", self.policy, self.direction, self.index)
+    }
+}
+
+/// What denied a packet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DeniedBy {
+    /// A rule that denies.
+    Rule(RuleName),
+    /// These policies isolate the pod in this direction, and none of their rules allows it.
+    Default(Vec<ObjectKey>, Direction),
+}
+
+impl fmt::Display for DeniedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rule(name) => write!(f, "{name}"),
+            Self::Default(policies, direction) => {
+                write!(f, "default deny of {direction} by ")?;
+                for (i, policy) in policies.iter().enumerate() {
+                    write!(f, "{}{policy}", if i == 0 { "" } else { ", " })?;
+                }
+                Ok(())
+            }
+        }
     }
 }
 
 /// One version of a policy, its peers as clauses.
 #[derive(Clone, Debug)]
 pub(super) struct Version {
-    /// The rules of each [`Direction`] that it isolates.
+    /// Whose it is.
+    pub policy: ObjectKey,
+    /// When its turn is
+    pub tier: Tier,
+    /// among others of the tier.
+    pub priority: u16,
+    /// The rules of each [`Direction`] that it isolates, or that it has rules for.
     pub rules: [Option<Vec<Arc<Rule>>>; 2],
 }
 
 /// A rule, its peers as clauses.
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
-    /// Its number.
-    pub id: u32,
+    /// Its number, its turn, and what it does.
+    pub step: Step,
     /// One of these clauses holds for the peer; `None`: it may be anybody.
     pub peers: Option<Box<[u32]>>,
-    /// What it allows; `None`: everything.
+    /// Of which ports; `None`: of everything.
     pub ports: Option<Box<[RulePort]>>,
 }
 
@@ -98,6 +144,16 @@ impl Version {
 }
 
 impl Rule {
+    /// The same, its blocks asked of pods, too.
+    fn asking_pods(self: &Arc<Self>, blocks: &BTreeMap<u32, u32>) -> Arc<Self> {
+        let mut more = self.peers.iter().flatten().filter_map(|id| blocks.get(id)).peekable();
+        if more.peek().is_none() {
+            return Arc::clone(self);
+        }
+        let peers = self.peers.iter().flatten().chain(more).copied().collect();
+        Arc::new(Self { peers: Some(peers), ..Self::clone(self) })
+    }
+
     /// The clauses that it asks for.
     pub fn clauses(&self) -> impl Iterator<Item = u32> {
         let names = self.ports.iter().flatten().filter_map(|port| port.named_by);
@@ -111,9 +167,9 @@ impl Rule {
         self.peers.iter().flatten().copied().chain(names)
     }
 
-    /// What it allows a peer of these items.
-    fn allowed(&self, items: &[Item], names: &OwnNames) -> Allowed {
-        let Some(ports) = &self.ports else { return Allowed::All };
+    /// What it is about with a peer of these items.
+    fn scope(&self, items: &[Item], names: &OwnNames) -> Scope {
+        let Some(ports) = &self.ports else { return Scope::All };
         let ports = ports.iter().filter_map(|port| {
             let (first, last) = match (&port.port, port.named_by) {
                 (PortMatch::All, _) => (1, u16::MAX),
@@ -131,7 +187,7 @@ impl Rule {
             };
             Some((port.protocol, first, last))
         });
-        Allowed::Ports(ports.collect())
+        Scope::Ports(ports.collect())
     }
 }
 
@@ -141,7 +197,7 @@ pub(super) type OwnNames = Vec<(Arc<str>, Protocol, Option<u16>)>;
 /// What makes two pods' sets one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct SetKey {
-    /// The policies' versions, in the order of their names.
+    /// The policies' versions, in the order of their turns and names.
     pub versions: Vec<u32>,
     /// Those of the pod's port names that the policies' ingress rules have.
     pub names: OwnNames,
@@ -153,6 +209,8 @@ pub(super) struct Set {
     /// The isolated directions.
     sides: [Option<Side>; 2],
     names: OwnNames,
+    /// Clauses that only it holds: see [`blocks_of_ranked`].
+    pub own_clauses: Vec<u32>,
 }
 
 /// One direction of a set.
@@ -164,23 +222,71 @@ struct Side {
     any: Vec<usize>,
     /// Those that ask for a clause.
     by_clause: FnvHashMap<u32, Vec<usize>>,
-    /// What anybody is allowed.
+    /// What is said of anybody.
     anybody: Outcome,
+    /// What is said where no rule says anything.
+    default: u32,
+}
+
+impl Version {
+    /// What orders it among others.
+    pub fn turn(&self) -> (Tier, u16, &ObjectKey) {
+        (self.tier, self.priority, &self.policy)
+    }
+
+    /// Whether it takes pods for isolated.
+    pub fn isolates(&self, direction: Direction) -> bool {
+        self.tier == Tier::Network && self.rules[direction as usize].is_some()
+    }
+}
+
+/// Where a rule may deny, what holds for a pod's address is part of what is said of the pod, and
+/// can't be added to it afterwards. So there the rules' blocks, other than those which
+/// ask for names already, are asked of pods, too: these are they.
+pub(super) fn blocks_of_ranked<'a>(
+    versions: impl Iterator<Item = &'a Version> + Clone,
+    is_block: impl Fn(u32) -> bool,
+) -> BTreeSet<u32> {
+    let mut blocks = BTreeSet::new();
+    for direction in Direction::ALL {
+        let of_side = versions.clone().filter(|version| version.rules[direction as usize].is_some());
+        if of_side.clone().any(|version| version.tier != Tier::Network) {
+            let rules = of_side.flat_map(|version| version.rules[direction as usize].iter().flatten());
+            blocks.extend(rules.flat_map(|rule| rule.peers.iter().flatten()).copied().filter(|id| is_block(*id)));
+        }
+    }
+    blocks
 }
 
 impl Set {
-    /// Of these versions, in the order of the policies' names.
-    pub fn new<'a>(versions: impl Iterator<Item = &'a Version> + Clone, names: OwnNames) -> Self {
+    /// Of these versions, in the order of their turns; `blocks`: [`blocks_of_ranked`], and the
+    /// clauses by which they are asked of pods.
+    pub fn new<'a>(
+        versions: impl Iterator<Item = &'a Version> + Clone,
+        names: OwnNames,
+        blocks: &BTreeMap<u32, u32>,
+    ) -> Self {
         let side = |direction: Direction| {
-            let mut lists =
-                versions.clone().filter_map(|version| version.rules[direction as usize].as_ref()).peekable();
-            lists.peek()?;
-            Some(Side::new(lists.flatten().cloned().collect(), &names))
+            let of_side = versions.clone().filter(|version| version.rules[direction as usize].is_some());
+            of_side.clone().next()?;
+            let isolates = of_side.clone().any(|version| version.isolates(direction));
+            let is_ranked = of_side.clone().any(|version| version.tier != Tier::Network);
+            let default = match (is_ranked, isolates) {
+                (false, _) => DEFAULT_DENY,
+                (true, true) => PolicyVerdict::DENY,
+                (true, false) => PolicyVerdict::DEFAULT_ALLOW,
+            };
+            // Of a pod that is isolated NetworkPolicies say the last word.
+            let asked = of_side.filter(|version| !isolates || version.tier != Tier::Baseline);
+            let rules = asked.flat_map(|version| version.rules[direction as usize].iter().flatten());
+            let rules = rules.map(|rule| if is_ranked { rule.asking_pods(blocks) } else { Arc::clone(rule) });
+            Some(Side::new(rules.collect(), &names, default))
         };
-        Self { sides: [side(Direction::Ingress), side(Direction::Egress)], names }
+        let sides = [side(Direction::Ingress), side(Direction::Egress)];
+        Self { sides, names, own_clauses: blocks.values().copied().collect() }
     }
 
-    /// Whether a direction is isolated.
+    /// Whether anything is said of a direction.
     pub fn isolates(&self, direction: Direction) -> bool {
         self.sides[direction as usize].is_some()
     }
@@ -190,12 +296,12 @@ impl Set {
         self.sides.iter().flatten().flat_map(|side| side.by_clause.keys().copied()).collect()
     }
 
-    /// What it allows anybody.
+    /// What it says of anybody.
     pub fn anybody(&self, direction: Direction) -> Option<&Outcome> {
         self.sides[direction as usize].as_ref().map(|side| &side.anybody)
     }
 
-    /// What it allows a class of peers, if that is not what it allows anybody.
+    /// What it says of a class of peers, if that is not what it says of anybody.
     pub fn outcome(&self, direction: Direction, items: &[Item]) -> Option<Outcome> {
         let side = self.sides[direction as usize].as_ref()?;
         let mut which: Vec<usize> =
@@ -212,7 +318,7 @@ impl Set {
 }
 
 impl Side {
-    fn new(rules: Vec<Arc<Rule>>, names: &OwnNames) -> Self {
+    fn new(rules: Vec<Arc<Rule>>, names: &OwnNames, default: u32) -> Self {
         let mut any = Vec::new();
         let mut by_clause: FnvHashMap<u32, Vec<usize>> = FnvHashMap::default();
         for (order, rule) in rules.iter().enumerate() {
@@ -223,18 +329,18 @@ impl Side {
                 by_clause.entry(clause).or_default().push(order);
             }
         }
-        let mut side = Self { rules, any, by_clause, anybody: Outcome::default() };
+        let mut side = Self { rules, any, by_clause, anybody: Outcome::default(), default };
         side.anybody = side.outcome(&side.any, &[], names);
         side
     }
 
-    /// What rules allow, of which each holds for the peer or asks it for the number of a port.
+    /// What rules say, of which each holds for the peer or asks it for the number of a port.
     fn outcome(&self, which: &[usize], items: &[Item], names: &OwnNames) -> Outcome {
         let is_peer = |rule: &Rule| {
             let has = |clause: &u32| items.binary_search_by_key(clause, |item| item.clause).is_ok();
             rule.peers.as_ref().is_none_or(|peers| peers.iter().any(has))
         };
         let rules = which.iter().map(|order| &self.rules[*order]).filter(|rule| is_peer(rule));
-        Outcome::of(rules.map(|rule| (rule.id, rule.allowed(items, names))))
+        Outcome::of(rules.map(|rule| (rule.step, rule.scope(items, names))), self.default)
     }
 }

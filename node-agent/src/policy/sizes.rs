@@ -22,6 +22,11 @@ pub struct Sizes {
 }
 
 impl PolicyEngine {
+    /// How many networks of peers there are.
+    pub fn networks_len(&self) -> usize {
+        self.networks.len()
+    }
+
     /// How large the tables are.
     pub fn sizes(&self) -> Sizes {
         let lists = self.lists.iter();

@@ -134,11 +134,12 @@ impl PolicyEngine {
         for version in self.versions.idle() {
             let (_, version) = self.versions.remove(version);
             for rule in version.rules() {
-                self.rules.let_go(rule.id);
+                self.rules.let_go(rule.step.rule);
                 rule.clauses().for_each(|clause| self.clauses.let_go(clause));
             }
         }
         for rule in self.rules.idle() {
+            removed.push(self.uncount_rule(rule));
             self.rules.remove(rule);
         }
         removed.extend(self.remove_clauses().in_order());
@@ -159,7 +160,9 @@ impl PolicyEngine {
         for direction in Direction::ALL {
             self.remove_verdict(self.verdict_key(set, 0, direction), removed);
         }
-        let (key, _) = self.sets.remove(set);
+        removed.extend(self.uncount_set(set));
+        let (key, set) = self.sets.remove(set);
+        set.own_clauses.iter().for_each(|clause| self.clauses.let_go(*clause));
         key.versions.into_iter().for_each(|version| self.versions.let_go(version));
     }
 

@@ -221,6 +221,7 @@ async fn run_agent(
         let response = match request {
             Request::Cni(request) => service.handle(request, &view, &mut datapath).await.into(),
             Request::Status { .. } => Response::Status(Box::default()),
+            other => panic!("no plugin asks {other:?}"),
         };
         let _ = answer.send(response);
     }

@@ -3,6 +3,8 @@
 
 mod bad_input;
 mod cases;
+mod cluster_oracle;
+mod cluster_policies;
 mod naming;
 mod oracle;
 mod product;

@@ -1,8 +1,13 @@
 //! Which rule is named for what it allows, and what several pods with one address are.
 
+use datapath::{
+    abi::{PolicyDenial, direction},
+    policy::DEFAULT_DENY,
+};
+use node_agent::model::objects::Kind;
 use serde_json::{Value, json};
 
-use crate::{oracle::Packet, product::Product};
+use crate::{oracle::Packet, product::Product, world::Event};
 
 pub fn pod(name: &str, node: &str, ip: &str, labels: Value) -> Value {
     let (namespace, name) = name.split_once('/').unwrap();
@@ -88,7 +93,37 @@ fn an_address_of_two_pods_is_allowed_what_both_are() {
     node.apply(pod("x/new", "other", "10.0.0.2", json!({"app": "new"})));
     assert!(!node.lets_in(packet), "the address may be the new pod's by now");
     let gone = ("x".to_owned(), "new".to_owned());
-    node.take_in(&crate::world::Event::Delete(node_agent::model::objects::Kind::Pod, gone));
+    node.take_in(&Event::Delete(Kind::Pod, gone));
     node.commit();
     assert!(node.lets_in(packet));
+}
+
+#[test]
+fn what_denies_is_named_until_it_is_gone() {
+    let mut node = Product::new("own");
+    let both = json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]});
+    for object in [
+        pod("x/server", "own", "10.0.0.1", json!({"app": "server"})),
+        policy("x/b", both),
+        policy("x/a", json!({"podSelector": {}, "ingress": []})),
+    ] {
+        assert_eq!(node.apply(object), "");
+    }
+    let set = node.pods[&"10.0.0.1".parse::<std::net::IpAddr>().unwrap().into()].set;
+    let name = |node: &Product, direction| {
+        let denied = node.engine.denied_by(&PolicyDenial::by(DEFAULT_DENY, set, direction));
+        denied.map(|denied| denied.to_string())
+    };
+    assert_eq!(name(&node, direction::INGRESS).as_deref(), Some("default deny of ingress by x/a, x/b"));
+    assert_eq!(name(&node, direction::EGRESS).as_deref(), Some("default deny of egress by x/b"));
+    let counted = |direction| PolicyDenial::by(DEFAULT_DENY, set, direction);
+    node.denials = [direction::INGRESS, direction::EGRESS].map(counted).into();
+    for policy in ["a", "b"] {
+        node.take_in(&Event::Delete(Kind::NetworkPolicy, ("x".to_owned(), policy.to_owned())));
+    }
+    node.commit();
+    assert_eq!(node.denials.len(), 2, "a program run may still count");
+    node.settle();
+    assert!(node.denials.is_empty());
+    assert_eq!(name(&node, direction::INGRESS), None);
 }

@@ -13,7 +13,10 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 
-use crate::world::World;
+use crate::{
+    cluster_oracle::{self, Way},
+    world::World,
+};
 
 type Labels = BTreeMap<String, String>;
 
@@ -29,30 +32,43 @@ pub struct Packet<'a> {
 
 /// Whether the policies of the pod that sends it allow it.
 pub fn egress(world: &World, packet: Packet<'_>) -> bool {
-    let Some((namespace, pod)) = pod_at(world, packet.src) else { return true };
+    let Some(subject) = pod_at(world, packet.src) else { return true };
+    let by_network = || network_egress(world, subject, packet);
+    cluster_oracle::judge(world, subject, packet, packet.dst, Way::EGRESS, by_network)
+}
+
+/// Whether the policies of the pod to which it is sent allow it.
+pub fn ingress(world: &World, packet: Packet<'_>) -> bool {
+    let Some(subject) = pod_at(world, packet.dst) else { return true };
+    let by_network = || network_ingress(world, subject, packet);
+    cluster_oracle::judge(world, subject, packet, packet.src, Way::INGRESS, by_network)
+}
+
+/// Whether NetworkPolicies allow it; `None`: none isolates the pod so.
+fn network_egress(world: &World, (namespace, pod): (&str, &core::Pod), packet: Packet<'_>) -> Option<bool> {
     let policies: Vec<_> = selecting(world, namespace, pod).filter(|policy| has_type(policy, "Egress")).collect();
-    policies.is_empty()
-        || policies.iter().any(|policy| {
+    (!policies.is_empty()).then(|| {
+        policies.iter().any(|policy| {
             let rules = policy.spec.as_ref().unwrap().egress.as_deref().unwrap_or_default();
             rules.iter().any(|rule| {
                 is_peer(world, namespace, rule.to.as_deref(), packet.dst)
                     && is_port(rule.ports.as_deref(), pod_at(world, packet.dst).map(|(_, pod)| pod), packet)
             })
         })
+    })
 }
 
-/// Whether the policies of the pod to which it is sent allow it.
-pub fn ingress(world: &World, packet: Packet<'_>) -> bool {
-    let Some((namespace, pod)) = pod_at(world, packet.dst) else { return true };
+fn network_ingress(world: &World, (namespace, pod): (&str, &core::Pod), packet: Packet<'_>) -> Option<bool> {
     let policies: Vec<_> = selecting(world, namespace, pod).filter(|policy| has_type(policy, "Ingress")).collect();
-    policies.is_empty()
-        || policies.iter().any(|policy| {
+    (!policies.is_empty()).then(|| {
+        policies.iter().any(|policy| {
             let rules = policy.spec.as_ref().unwrap().ingress.as_deref().unwrap_or_default();
             rules.iter().any(|rule| {
                 is_peer(world, namespace, rule.from.as_deref(), packet.src)
                     && is_port(rule.ports.as_deref(), Some(pod), packet)
             })
         })
+    })
 }
 
 /// The pod with this address, if it isn't its node's.
@@ -79,11 +95,11 @@ fn selecting<'a>(
     })
 }
 
-fn labels(pod: &core::Pod) -> Labels {
+pub fn labels(pod: &core::Pod) -> Labels {
     pod.metadata.labels.clone().unwrap_or_default()
 }
 
-fn namespace_labels(world: &World, namespace: &str) -> Labels {
+pub fn namespace_labels(world: &World, namespace: &str) -> Labels {
     let mut labels = world.namespaces.get(namespace).and_then(|n| n.metadata.labels.clone()).unwrap_or_default();
     labels.insert("kubernetes.io/metadata.name".to_owned(), namespace.to_owned());
     labels
@@ -130,7 +146,7 @@ fn is_port(ports: Option<&[networking::NetworkPolicyPort]>, receiver: Option<&co
     })
 }
 
-fn number_of(pod: &core::Pod, name: &str, protocol: &str) -> Option<i32> {
+pub fn number_of(pod: &core::Pod, name: &str, protocol: &str) -> Option<i32> {
     let containers = &pod.spec.as_ref().unwrap().containers;
     let ports = containers.iter().flat_map(|container| container.ports.iter().flatten());
     let mut named = ports
@@ -138,7 +154,7 @@ fn number_of(pod: &core::Pod, name: &str, protocol: &str) -> Option<i32> {
     named.next().map(|port| port.container_port)
 }
 
-fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
+pub fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
     let pairs = selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
     pairs
         && selector.match_expressions.iter().flatten().all(|expression| {
@@ -154,7 +170,7 @@ fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
         })
 }
 
-fn is_in(ip: IpAddr, cidr: &str) -> bool {
+pub fn is_in(ip: IpAddr, cidr: &str) -> bool {
     let (network, bits) = cidr.split_once('/').unwrap();
     let (network, bits): (IpAddr, u32) = (network.parse().unwrap(), bits.parse().unwrap());
     let number = |ip: Ipv6Addr| u128::from(ip);

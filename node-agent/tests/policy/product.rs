@@ -1,12 +1,16 @@
 //! The product under test: manifests go in, tables come out, and the datapath's own
 //! decision is asked.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use datapath::{
-    abi::{Addr, Be16, PodPolicy, PodValue, direction, protocol},
+    abi::{Addr, Be16, PodPolicy, PodValue, PolicyDenial, direction, protocol},
     memory::MemoryPolicy,
-    policy::{DEFAULT_DENY, Question, judge},
+    policy::{Question, is_allowed, judge},
 };
 use node_agent::{
     model::objects::{Kind, Object, ObjectKey},
@@ -26,11 +30,18 @@ pub struct Product {
     pub engine: PolicyEngine,
     pub tables: MemoryPolicy,
     pub pods: HashMap<Addr, PodPolicy>,
+    pub denials: HashSet<PolicyDenial>,
 }
 
 impl Product {
     pub fn new(node: &str) -> Self {
-        Self { node: node.into(), engine: PolicyEngine::new(1), tables: MemoryPolicy::default(), pods: HashMap::new() }
+        Self {
+            node: node.into(),
+            engine: PolicyEngine::new(1),
+            tables: MemoryPolicy::default(),
+            pods: HashMap::new(),
+            denials: HashSet::new(),
+        }
     }
 
     /// Takes an event in; what is wrong with its object is said.
@@ -53,6 +64,10 @@ impl Product {
         match (kind, object) {
             (Kind::NetworkPolicy, Some(Object::NetworkPolicy(policy))) => self.engine.set_policy(key, Some(policy)),
             (Kind::NetworkPolicy, _) => self.engine.set_policy(key, None),
+            (Kind::ClusterNetworkPolicy, Some(Object::ClusterNetworkPolicy(policy))) => {
+                self.engine.set_cluster_policy(key, Some(policy));
+            }
+            (Kind::ClusterNetworkPolicy, _) => self.engine.set_cluster_policy(key, None),
             (Kind::Namespace, Some(Object::Namespace(namespace))) => {
                 self.engine.set_namespace(&key.name, Some(namespace));
             }
@@ -80,6 +95,7 @@ impl Product {
             PolicyOp::Network(key, class) => put(&mut self.tables.networks, key, class),
             PolicyOp::Peer(key, class) => put(&mut self.tables.peers, key, class),
             PolicyOp::Pod(addr, policy) => put(&mut self.pods, addr, Some(policy)),
+            PolicyOp::Uncount(denial) => _ = self.denials.remove(&denial),
         }
     }
 
@@ -119,11 +135,11 @@ impl Product {
     }
 
     pub fn lets_out(&self, packet: Packet<'_>) -> bool {
-        self.egress(packet) != Some(DEFAULT_DENY)
+        self.egress(packet).is_none_or(is_allowed)
     }
 
     pub fn lets_in(&self, packet: Packet<'_>) -> bool {
-        self.ingress(packet) != Some(DEFAULT_DENY)
+        self.ingress(packet).is_none_or(is_allowed)
     }
 
     fn ask(&self, pod: IpAddr, flag: u32, direction: u32, peer: IpAddr, packet: Packet<'_>) -> Option<u32> {

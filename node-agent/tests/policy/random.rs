@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use datapath::abi::{PolicyPeerKey, PolicyVerdictKey};
+use datapath::abi::{PolicyPeerKey, PolicyVerdict, PolicyVerdictKey};
 use node_agent::model::objects::Kind;
 use serde_json::{Map, Value, json};
 
@@ -122,6 +122,50 @@ fn port(dice: &mut Dice) -> Value {
     port.into()
 }
 
+fn pods(dice: &mut Dice) -> Value {
+    if dice.one_in(2) {
+        return json!({"namespaces": selector(dice)});
+    }
+    json!({"pods": {"namespaceSelector": selector(dice), "podSelector": selector(dice)}})
+}
+
+fn protocol(dice: &mut Dice) -> Value {
+    let (a, b) = (*dice.of(&PORTS), *dice.of(&PORTS));
+    let port = match dice.below(4) {
+        0 => return json!({"destinationNamedPort": *dice.of(&NAMES)}),
+        1 => json!({"range": {"start": a.min(b), "end": a.max(b)}}),
+        _ => json!({"number": a}),
+    };
+    json!({dice.of(&PROTOCOLS).to_lowercase(): {"destinationPort": port}})
+}
+
+fn cluster_policy(dice: &mut Dice) -> Value {
+    let rules = |dice: &mut Dice, peers: &str| {
+        dice.some(3, |dice| {
+            let peer = |dice: &mut Dice| match peers {
+                "to" if dice.one_in(2) => json!({"networks": [*dice.of(&BLOCKS), *dice.of(&BLOCKS)]}),
+                _ => pods(dice),
+            };
+            let mut all = vec![peer(dice)];
+            all.extend(dice.some(1, peer));
+            let mut rule = json!({"action": *dice.of(&["Accept", "Deny", "Pass"]), peers: all});
+            if dice.one_in(2) {
+                let mut protocols = vec![protocol(dice)];
+                protocols.extend(dice.some(1, protocol));
+                rule["protocols"] = protocols.into();
+            }
+            rule
+        })
+    };
+    let spec = json!({
+        "tier": *dice.of(&["Admin", "Baseline"]), "priority": dice.below(3), "subject": pods(dice),
+        "ingress": rules(dice, "from"), "egress": rules(dice, "to"),
+    });
+    let metadata = json!({"name": *dice.of(&PODS[..4])});
+    let version = "policy.networking.k8s.io/v1alpha2";
+    json!({"apiVersion": version, "kind": "ClusterNetworkPolicy", "metadata": metadata, "spec": spec})
+}
+
 /// Puts a list there, or an empty one, or none.
 fn maybe(dice: &mut Dice, object: &mut Map<String, Value>, key: &str, item: impl FnMut(&mut Dice) -> Value) {
     if !dice.one_in(3) {
@@ -174,14 +218,16 @@ fn pod(dice: &mut Dice) -> Value {
     })
 }
 
-fn event(dice: &mut Dice) -> Event {
+/// Something happens; `of_cluster`: to ClusterNetworkPolicies, too.
+fn event(dice: &mut Dice, of_cluster: bool) -> Event {
     let deletes = dice.one_in(4);
-    let object = match dice.below(6) {
+    let object = match dice.below(if of_cluster { 8 } else { 6 }) {
         0 => {
             let metadata = json!({"name": *dice.of(&NAMESPACES), "labels": labels(dice)});
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
         }
         1 | 2 => pod(dice),
+        6 | 7 => cluster_policy(dice),
         _ => policy(dice),
     };
     if deletes {
@@ -230,7 +276,10 @@ fn check(world: &World, product: &Product, packet: Packet<'_>, of: &str) {
 /// The tables without the numbers that are in them, which depend on history.
 fn view(product: &Product) -> impl PartialEq + std::fmt::Debug {
     let engine = &product.engine;
-    let name = |rule: u32| engine.rule_name(rule).map(ToString::to_string);
+    let name = |said: u32| {
+        let rule = said & !PolicyVerdict::DENY;
+        (said & PolicyVerdict::DENY != 0, engine.rule_name(rule).map_or(rule.to_string(), ToString::to_string))
+    };
     let list = |ports: u32| {
         let keys = product.tables.ports.iter().filter(|(key, _)| key.ports == ports);
         let mut keys: Vec<_> = keys.map(|(key, rule)| (key.prefix_len, key.protocol, key.port, name(*rule))).collect();
@@ -271,7 +320,8 @@ fn run(seed: u64) {
         let before = world.clone();
         let several = if step == 0 { 14 } else { 1 + dice.below(3) };
         for _ in 0..several {
-            let event = event(&mut dice);
+            // Half of the worlds have no ClusterNetworkPolicies.
+            let event = event(&mut dice, seed % 2 == 1);
             world.happens(&event);
             assert_eq!(product.take_in(&event), "", "{of}");
         }
@@ -302,6 +352,7 @@ fn run(seed: u64) {
     }
     let mut fresh = Product::new("own");
     let objects = world.policies.values().map(serde_json::to_value);
+    let objects = objects.chain(world.cluster_policies.values().map(|policy| Ok(policy.clone())));
     let objects = objects.chain(world.pods.values().map(serde_json::to_value));
     for object in objects.chain(world.namespaces.values().map(serde_json::to_value)) {
         fresh.take_in(&Event::Apply(object.unwrap()));
@@ -345,13 +396,15 @@ fn deleting_everything_leaves_nothing() {
     let mut product = Product::new("own");
     let mut world = World::default();
     for _ in 0..200 {
-        let event = event(&mut dice);
+        let event = event(&mut dice, true);
         world.happens(&event);
         product.take_in(&event);
         product.commit();
     }
     let keys = |kind, keys: Vec<_>| keys.into_iter().map(move |key| Event::Delete(kind, key));
     let policies = keys(Kind::NetworkPolicy, world.policies.keys().cloned().collect());
+    let of_cluster = world.cluster_policies.keys().map(|name| (String::new(), name.clone())).collect();
+    let policies = policies.chain(keys(Kind::ClusterNetworkPolicy, of_cluster));
     for event in policies.chain(keys(Kind::Pod, world.pods.keys().cloned().collect())) {
         product.take_in(&event);
         product.commit();

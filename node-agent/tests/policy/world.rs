@@ -15,6 +15,8 @@ pub struct World {
     pub namespaces: BTreeMap<String, core::Namespace>,
     pub pods: BTreeMap<Key, core::Pod>,
     pub policies: BTreeMap<Key, networking::NetworkPolicy>,
+    /// ClusterNetworkPolicies, by name.
+    pub cluster_policies: BTreeMap<String, Value>,
 }
 
 /// Something that happens to one object.
@@ -40,6 +42,7 @@ impl World {
                     Kind::Namespace => _ = self.namespaces.insert(key.1, read(object)),
                     Kind::Pod => _ = self.pods.insert(key, read(object)),
                     Kind::NetworkPolicy => _ = self.policies.insert(key, read(object)),
+                    Kind::ClusterNetworkPolicy => _ = self.cluster_policies.insert(key.1, object.clone()),
                     other => panic!("{other}"),
                 }
             }
@@ -47,6 +50,7 @@ impl World {
                 Kind::Namespace => _ = self.namespaces.remove(&key.1),
                 Kind::Pod => _ = self.pods.remove(key),
                 Kind::NetworkPolicy => _ = self.policies.remove(key),
+                Kind::ClusterNetworkPolicy => _ = self.cluster_policies.remove(&key.1),
                 other => panic!("{other}"),
             },
         }

@@ -200,7 +200,8 @@ fn targets(variant: Variant, side: Side, workload: &Workload) -> (Vec<SocketAddr
     }
 }
 
-fn address(pod: &Pod) -> Result<Ipv4Addr> {
+/// A pod's IPv4 address.
+pub(super) fn address(pod: &Pod) -> Result<Ipv4Addr> {
     match pod.v4() {
         IpAddr::V4(address) => Ok(address),
         IpAddr::V6(address) => bail!("{address} is no IPv4 address"),

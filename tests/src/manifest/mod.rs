@@ -3,6 +3,7 @@
 mod crowd;
 mod directory;
 mod endpoint;
+pub mod policies;
 mod service;
 
 pub use crowd::{CROWD, Where, crowd, other_node};

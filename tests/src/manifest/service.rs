@@ -60,6 +60,12 @@ impl Service {
         self.port(Transport::Udp.manifest_name(), port, target)
     }
 
+    /// An SCTP port, and the endpoints' port behind it.
+    #[must_use]
+    pub fn sctp(self, port: u16, target: u16) -> Self {
+        self.port(Transport::Sctp.manifest_name(), port, target)
+    }
+
     fn port(mut self, protocol: &'static str, port: u16, target: u16) -> Self {
         let name = format!("{}-{port}", protocol.to_lowercase());
         self.ports.push((name.clone(), protocol, port));

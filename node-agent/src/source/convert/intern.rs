@@ -8,7 +8,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use crate::model::{
     network_policy::{NetworkPolicy, Operator, Peer, PeerNamespaces, PolicyRule, PortMatch, Requirement, Selector},
-    objects::{EndpointPort, EndpointSlice, Namespace, Object, ObjectKey, Pod, Service},
+    objects::{ClusterNetworkPolicy, EndpointPort, EndpointSlice, Namespace, Object, ObjectKey, Pod, Service},
 };
 
 /// Below so many strings it isn't worth while to look for unused ones.
@@ -86,6 +86,14 @@ impl Interner {
                 for rules in [ingress, egress].into_iter().flatten() {
                     rules.shrink_to_fit();
                     rules.iter_mut().for_each(|rule| self.rule(rule));
+                }
+            }
+            Object::ClusterNetworkPolicy(policy) => {
+                let ClusterNetworkPolicy { namespaces, pods, ingress, egress, .. } = Arc::make_mut(policy);
+                self.selector(namespaces);
+                self.selector(pods);
+                for rules in [ingress, egress] {
+                    rules.iter_mut().for_each(|rule| self.rule(&mut rule.rule));
                 }
             }
         }

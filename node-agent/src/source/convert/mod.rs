@@ -7,6 +7,7 @@
 //! the compiler then asks for.
 
 mod address;
+mod cluster_network_policy;
 mod endpoint_slice;
 mod findings;
 mod intern;
@@ -26,6 +27,7 @@ use k8s_openapi::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub use cluster_network_policy::Api as ClusterNetworkPolicyApi;
 pub use findings::Findings;
 pub use intern::Interner;
 
@@ -110,6 +112,7 @@ pub fn trim_kind(kind: Kind, value: Value) -> Trimmed {
         Kind::ServiceCidr => trim::<networking::ServiceCIDR>(value),
         Kind::Namespace => trim::<core::Namespace>(value),
         Kind::NetworkPolicy => trim::<networking::NetworkPolicy>(value),
+        Kind::ClusterNetworkPolicy => trim::<ClusterNetworkPolicyApi>(value),
     }
 }
 
@@ -126,6 +129,7 @@ pub fn kind_of(api_version: &str, kind: &str) -> Option<Kind> {
         Kind::ServiceCidr => is::<networking::ServiceCIDR>(api_version, kind),
         Kind::Namespace => is::<core::Namespace>(api_version, kind),
         Kind::NetworkPolicy => is::<networking::NetworkPolicy>(api_version, kind),
+        Kind::ClusterNetworkPolicy => is::<ClusterNetworkPolicyApi>(api_version, kind),
     })
 }
 

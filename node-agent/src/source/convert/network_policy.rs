@@ -254,7 +254,7 @@ fn port(port: &api::NetworkPolicyPort, field: Arguments<'_>, findings: &mut Find
 }
 
 /// What a selector requires; `None`: it can't be read, and selects nothing.
-fn selector(selector: &LabelSelector, field: impl Display, findings: &mut Findings) -> Option<Selector> {
+pub(super) fn selector(selector: &LabelSelector, field: impl Display, findings: &mut Findings) -> Option<Selector> {
     let mut requirements = Vec::new();
     for (label, value) in selector.match_labels.iter().flatten() {
         let operator = Operator::is_in([value.as_str().into()]);

@@ -25,7 +25,7 @@ use kube::{
 use serde::{Deserialize, Deserializer};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 use tracing::{debug, info, warn};
 
@@ -144,7 +144,8 @@ impl<K: Trim> ListWatch<K> {
                     let nothing = vec![Change::Replace(K::BECOMES, Vec::new())];
                     let problems = mem::take(&mut self.bad).into_iter().map(solved).collect();
                     self.works(ChangeBatch { changes: nothing, problems, ..ChangeBatch::default() }).await?;
-                    sleep(UNKNOWN_KIND).await;
+                    // One that wasn't there for a while may be another version.
+                    let _ = timeout(UNKNOWN_KIND, self.recovered.changed()).await;
                 }
                 Err(error) => self.failed(format!("can't list: {}", reason(&error))).await?,
             }

@@ -15,7 +15,10 @@ use kube::{
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{Message, Outlet, SourceError};
-use crate::model::{change::ChangeBatch, objects::Kind};
+use crate::{
+    model::{change::ChangeBatch, objects::Kind},
+    source::convert::ClusterNetworkPolicyApi,
+};
 use list_watch::{ListWatch, Recovery};
 
 /// The most messages of the watches that are gathered into one batch.
@@ -59,6 +62,10 @@ fn watch(
         Kind::Namespace => watches.spawn(ListWatch::<core::Namespace>::new(client, sender, recovery).run()),
         Kind::NetworkPolicy => {
             watches.spawn(ListWatch::<networking::NetworkPolicy>::new(client, sender, recovery).run())
+        }
+        // A custom resource, whose definition may come and go.
+        Kind::ClusterNetworkPolicy => {
+            watches.spawn(ListWatch::<ClusterNetworkPolicyApi>::new(client, sender, recovery).may_be_unknown().run())
         }
     };
 }

@@ -8,6 +8,7 @@ mod connections;
 mod forwarding;
 mod joining;
 mod latency;
+mod policies;
 mod programs;
 mod stream;
 mod xdp;
@@ -44,6 +45,16 @@ pub const CASES: &[Case] = &[
     Case { name: "latency-udp", about: "request-response over one UDP socket", run: latency::udp },
     Case { name: "stream", about: "iperf3 TCP, one stream", run: stream::run },
     Case { name: "between-nodes", about: "connections and a stream to a pod of another node", run: between_nodes::run },
+    Case {
+        name: "policies",
+        about: "connections and a stream of a pod that 1,000 policies select and allow",
+        run: policies::run,
+    },
+    Case {
+        name: "policies-scale",
+        about: "1,000 policies over 200 pods of the node and 20,000 others",
+        run: policies::run_at_scale,
+    },
     Case { name: "joining", about: "1,000 other nodes, and one more that joins", run: joining::run },
     Case { name: "programs", about: "cost per packet and size of each eBPF program", run: programs::run },
     Case { name: "xdp", about: "cost per packet at XDP", run: xdp::run },
