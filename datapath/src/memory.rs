@@ -269,4 +269,14 @@ impl Packet for MemoryPacket {
         self.0.splice(0..0, core::iter::repeat_n(0, bytes as usize));
         Ok(())
     }
+
+    fn resize_header(&mut self, by: i32) -> Result<(), AccessError> {
+        let at = if self.0.first().is_some_and(|first| first >> 4 == 4) { 20 } else { 40 };
+        let gone = by.min(0).unsigned_abs() as usize;
+        if self.0.len() < at + gone {
+            return Err(AccessError);
+        }
+        self.0.splice(at..at + gone, core::iter::repeat_n(0, by.max(0) as usize));
+        Ok(())
+    }
 }

@@ -19,6 +19,7 @@
 //! one look-up. What was rewritten is delivered or dropped, never passed half done.
 
 mod carrier;
+mod direct;
 mod filter;
 pub mod glance;
 mod outside;
@@ -34,7 +35,7 @@ use crate::{
     destination::{self, Destination},
     masquerade::Sender,
     packet::{
-        Packet,
+        Packet, announcement,
         headers::{self, Fragment, Headers, Transport},
         rewrite::Ends,
     },
@@ -298,6 +299,9 @@ pub fn from_network<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, table
 
 #[inline(always)]
 fn direct_from_network<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
+    if announcement::may_be_in(&work.headers) && !direct::hear(packet, work, tables) {
+        return;
+    }
     if let Some(pod) = tables.pod(&work.headers.dst) {
         let pod = *pod;
         return deliver(packet, work, tables, &pod);

@@ -7,7 +7,7 @@
 mod open;
 mod over;
 
-pub use open::{NewFlow, open};
+pub use open::{NewFlow, adopt, open};
 pub use over::is_counted;
 
 use crate::{
@@ -63,6 +63,8 @@ pub struct Found {
     pub out: bool,
     /// The packet is the flow's last: [`end`] is to be called once it passes.
     pub ended: bool,
+    /// The backend's node is to be told of the flow, see [`FlowValue::DIRECT`].
+    pub announced: bool,
     /// See [`FlowValue::service`].
     pub service: u32,
 }
@@ -85,6 +87,7 @@ pub fn find_steady<T: Tables>(
     let now = seconds(tables);
     let passed = tables.flow(key, |flow| {
         let steady = flow.last_seen == now && flow.flags & (asked | FlowValue::CLOSING) == asked;
+        let steady = steady && flow.flags & (FlowValue::DIRECT | FlowValue::ESTABLISHED) != FlowValue::DIRECT;
         *becomes = ends(flow);
         let (service, backend, generation) = (flow.service, flow.backend, flow.generation);
         steady.then_some(Passed { flags: flow.flags, service, backend, generation, idle: 0 })
@@ -94,8 +97,8 @@ pub fn find_steady<T: Tables>(
     let reverse = passed.flags & FlowValue::REVERSE != 0;
     // As `goes_on` for what was idle for no second.
     let alive = reverse || asked != 0 || passed.service == 0 || backend_lives(tables, &passed);
-    let found = Found { reverse, out: passed.flags & FlowValue::OUT != 0, ended: false, service: passed.service };
-    alive.then_some(Some(found))
+    let out = passed.flags & FlowValue::OUT != 0;
+    alive.then_some(Some(Found { reverse, out, ended: false, announced: false, service: passed.service }))
 }
 
 /// Looks a packet's flow up, notes that it passed, and fills in what it becomes.
@@ -120,8 +123,10 @@ pub fn find<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, becomes
             flow.last_seen = now;
         }
         let flags = flow.flags;
-        if flags & bits != bits {
-            flow.flags = flags | bits;
+        let old = idle != 0 && flags & FlowValue::DIRECT != 0 && headers.transport == Transport::Udp;
+        let noted = if old { FlowValue::ESTABLISHED } else { bits };
+        if flags & noted != noted {
+            flow.flags = flags | noted;
         }
         *becomes = ends(flow);
         if bits == FlowValue::CLOSING {
@@ -156,7 +161,14 @@ pub fn find<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, becomes
     if forward && passed.idle != 0 && !ended {
         mend(tables, key, &passed, &back);
     }
-    Some(Found { reverse: !forward, out: passed.flags & FlowValue::OUT != 0, ended, service: passed.service })
+    // Of TCP the opening packet is sent again until it is answered. Of UDP any may be lost.
+    let announced = passed.flags & FlowValue::DIRECT != 0
+        && match headers.transport {
+            Transport::Udp => passed.idle != 0 || passed.flags & FlowValue::ESTABLISHED == 0,
+            _ => headers.opens,
+        };
+    let out = passed.flags & FlowValue::OUT != 0;
+    Some(Found { reverse: !forward, out, ended, announced, service: passed.service })
 }
 
 /// Forgets a flow whose last packet has passed: its entries would only push those

@@ -171,4 +171,10 @@ impl Packet for Frame {
     fn prepend(&mut self, _: u32) -> Result<(), AccessError> {
         Err(AccessError)
     }
+
+    /// Never: what needs it is left to tc.
+    #[inline(always)]
+    fn resize_header(&mut self, _: i32) -> Result<(), AccessError> {
+        Err(AccessError)
+    }
 }

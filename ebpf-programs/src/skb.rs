@@ -6,7 +6,10 @@
 use core::mem::{MaybeUninit, size_of};
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
+    bindings::{
+        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
+        bpf_adj_room_mode::{BPF_ADJ_ROOM_MAC, BPF_ADJ_ROOM_NET},
+    },
     helpers::generated::{
         bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes,
         bpf_skb_store_bytes,
@@ -236,5 +239,11 @@ impl Packet for Skb {
     fn prepend(&mut self, bytes: u32) -> Result<(), AccessError> {
         // SAFETY: the helper checks the room.
         checked(unsafe { bpf_skb_adjust_room(self.0.cast(), bytes as i32, BPF_ADJ_ROOM_MAC, 0) })
+    }
+
+    #[inline(always)]
+    fn resize_header(&mut self, by: i32) -> Result<(), AccessError> {
+        // SAFETY: the helper checks the room.
+        checked(unsafe { bpf_skb_adjust_room(self.0.cast(), by, BPF_ADJ_ROOM_NET, 0) })
     }
 }

@@ -29,6 +29,8 @@ impl NodeConfig {
     pub const MASQUERADE_ALL: u32 = 1 << 0;
     /// What this node's pods send to outside the cluster is masqueraded.
     pub const MASQUERADE_PODS: u32 = 1 << 1;
+    /// Clients outside are answered by their backends' nodes (`--load-balancer-mode=dsr`).
+    pub const DIRECT_ANSWERS: u32 = 1 << 2;
 
     /// Its address of a family, by which masquerading hides others; unspecified: it has none.
     #[inline(always)]

@@ -84,6 +84,10 @@ impl FlowValue {
     pub const OUT: u32 = 1 << 4;
     /// Of a forward entry: it counts as one of its backend's connections.
     pub const COUNTED: u32 = 1 << 5;
+    /// Of a forward entry: the backend's node answers the client itself, and is told by the
+    /// flow's first packets what the client dialled. With [`Self::ESTABLISHED`] a UDP flow
+    /// is older than a second.
+    pub const DIRECT: u32 = 1 << 6;
 }
 
 /// A fragmented datagram, RFC 791 and RFC 8200: only its first fragment has ports.

@@ -4,6 +4,7 @@
 //! an error, never a wrong byte. Offsets count from the first byte of the IP
 //! header: what link the packet came by is not known here.
 
+pub mod announcement;
 pub mod bare;
 pub mod checksum;
 pub mod crc32c;
@@ -47,6 +48,11 @@ pub trait Packet {
 
     /// Makes room for `bytes` before the IP header; offsets count from there afterwards.
     fn prepend(&mut self, bytes: u32) -> Result<(), AccessError>;
+
+    /// Makes room for so many bytes right behind an IP header without options, or, with a
+    /// negative number, takes out so many that are there. The header isn't told. After an
+    /// error the packet is as it was.
+    fn resize_header(&mut self, by: i32) -> Result<(), AccessError>;
 }
 
 /// Which bytes changed, and which checksum covers them.

@@ -4,13 +4,17 @@
 //! may not go there is still as it came. This module must not know which program asks,
 //! but for whose packet it is.
 
-use super::{Verdict, Work};
+use super::{
+    Verdict, Work,
+    direct::{self, Answers},
+};
 use crate::{
     abi::{Addr, DropReason, FlowValue, FragmentValue, FrontendValue, PodValue},
     destination::{self, Destination},
     masquerade::{self, Client, Sender},
     packet::{
         AccessError, Packet,
+        announcement::{self, Announcement},
         headers::{Fragment, Headers, Transport},
         icmp_error::{self, Quote},
         reject::{self, Answer},
@@ -32,6 +36,8 @@ pub(super) struct Member {
     pub out: bool,
     /// It is the last.
     ended: bool,
+    /// It tells its backend's node of the flow, if it takes that.
+    announced: bool,
     /// It is an ICMP error about a packet of the flow, by which it travels back.
     is_error: bool,
     /// Which the error quotes.
@@ -40,12 +46,19 @@ pub(super) struct Member {
 
 impl Member {
     /// In none.
-    pub const NONE: Self =
-        Self { service: 0, reverse: false, out: false, ended: false, is_error: false, quote: Quote::EMPTY };
+    pub const NONE: Self = Self {
+        service: 0,
+        reverse: false,
+        out: false,
+        ended: false,
+        announced: false,
+        is_error: false,
+        quote: Quote::EMPTY,
+    };
 
     #[inline(always)]
-    fn of(Found { reverse, out, ended, service }: Found) -> Self {
-        Self { service, reverse, out, ended, ..Self::NONE }
+    fn of(Found { reverse, out, ended, announced, service }: Found) -> Self {
+        Self { service, reverse, out, ended, announced, ..Self::NONE }
     }
 }
 
@@ -121,7 +134,8 @@ pub(super) fn open<T: Tables>(work: &mut Work, tables: &mut T) -> Result<(), Dro
 pub(super) fn take_place(work: &mut Work) {
     let forward = &work.flow.forward;
     work.ends = track::ends(forward);
-    work.member = Member { service: forward.service, out: forward.flags & FlowValue::OUT != 0, ..Member::NONE };
+    let [out, announced] = [FlowValue::OUT, FlowValue::DIRECT].map(|bit| forward.flags & bit != 0);
+    work.member = Member { service: forward.service, out, announced, ..Member::NONE };
 }
 
 /// Looks for the packet's flow, and notes its place in it and what it becomes.
@@ -187,6 +201,10 @@ pub(super) fn write<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, table
         written = apply(packet, work, tables, hops);
     } else if hops {
         written = rewrite::take_hop(packet, &mut work.headers);
+    }
+    if written.is_ok() && ends && work.member.announced && announcement::fits(&work.headers) {
+        let told = Announcement { addr: work.came_with.dst, port: work.came_with.dst_port };
+        written = announcement::add(packet, &mut work.headers, &told);
     }
     if written.is_err() {
         work.verdict = Verdict::Drop(DropReason::RewriteFailed);
@@ -272,15 +290,20 @@ fn prepare_for_frontend<T: Tables>(work: &mut Work, tables: &mut T, sender: Send
     let backend = select::select(tables, &frontend, scope, Some(&dial))?;
     let counted = if frontend.flags & FrontendValue::LEAST_CONNECTIONS != 0 { FlowValue::COUNTED } else { 0 };
     let external = if scope == Scope::External { FlowValue::EXTERNAL } else { 0 };
+    let answers = direct::answers(tables, headers, frontend.flags, client, &backend.addr);
+    let direct = if answers == Answers::Directly { FlowValue::DIRECT } else { 0 };
     work.flow.forward = FlowValue {
-        src: masquerade::source(tables, headers, frontend.flags, client, &backend.addr),
+        src: match answers {
+            Answers::ThisNode => masquerade::source(tables, headers, frontend.flags, client, &backend.addr),
+            Answers::OpenHere | Answers::Directly => headers.src,
+        },
         dst: backend.addr,
         src_port: headers.src_port,
         dst_port: backend.port,
         service: frontend.service,
         backend: backend.id,
         generation: backend.generation,
-        flags: external | counted | out_flag(tables, &backend.addr),
+        flags: external | counted | direct | out_flag(tables, &backend.addr),
         last_seen: 0,
     };
     let client_out = if client == Client::Node { 0 } else { out_flag(tables, &headers.src) };
@@ -299,7 +322,7 @@ pub(super) fn out_flag<T: Tables>(tables: &T, addr: &Addr) -> u32 {
 /// client, if it is a pod of this node, and those from the backend if it isn't, since
 /// they are met where they leave.
 #[inline(always)]
-fn note_ends<T: Tables>(work: &Work, tables: &mut T) {
+pub(super) fn note_ends<T: Tables>(work: &Work, tables: &mut T) {
     let protocol = work.headers.protocol;
     let client = &work.key.src;
     if tables.pod(client).is_some() {
@@ -327,7 +350,7 @@ fn refuse<P: Packet>(packet: &mut P, work: &mut Work) {
 
 /// Finds the flow that an ICMP error is about. The error's way along it is that of
 /// packets that answer the quoted one.
-#[inline(always)]
+#[inline(never)]
 fn find_quoted<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T) -> bool {
     work.inner = Headers::EMPTY;
     let Some(quote) = icmp_error::quoted(packet, &work.headers, &mut work.inner) else { return false };
@@ -340,6 +363,7 @@ fn find_quoted<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T
             reverse: flow.flags & FlowValue::REVERSE != 0,
             out: flow.flags & FlowValue::OUT != 0,
             ended: false,
+            announced: false,
             is_error: true,
             quote,
         };
@@ -368,6 +392,15 @@ pub(super) fn find_steady<T: Tables>(work: &mut Work, tables: &mut T) -> Steady 
         None => return Steady::Perhaps,
     }
     Steady::Found
+}
+
+/// Whether the packet is one of those that tell their backend's node of their flow, which
+/// has begun. Nothing is noted.
+#[inline(always)]
+pub(super) fn is_announced<T: Tables>(work: &Work, tables: &mut T) -> bool {
+    let headers = &work.headers;
+    (headers.opens || headers.transport == Transport::Udp)
+        && tables.flow(&work.key, |flow| flow.flags & FlowValue::DIRECT != 0) == Some(true)
 }
 
 /// Finds the packet's flow. A later fragment has the ports that its first one had.

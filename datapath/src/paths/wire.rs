@@ -12,7 +12,7 @@ use super::{
     translate::{self, Prepared, Steady},
 };
 use crate::{
-    abi::{Addr, Family, FrontendKey, PodValue},
+    abi::{Addr, Family, FlowValue, FrontendKey, PodValue},
     masquerade::Sender,
     packet::{
         Packet, checksum,
@@ -61,13 +61,19 @@ pub fn from_wire<P: Packet, T: Tables>(
     if !reads(packet, family, work) {
         return Taken::Untouched;
     }
-    let begins = match translate::find_steady(work, tables) {
-        Steady::Found => false,
-        Steady::Nothing => true,
-        Steady::Perhaps => !is_known(work, tables),
+    let known = match translate::find_steady(work, tables) {
+        Steady::Found => Known::Flow,
+        Steady::Nothing => Known::Not,
+        Steady::Perhaps => look_up(work, tables),
     };
+    let begins = known == Known::Not;
+    if known == Known::Announced {
+        return Taken::Untouched;
+    }
     if begins {
-        if translate::prepare(work, tables, Sender::Network) != Prepared::Flow {
+        let prepared = translate::prepare(work, tables, Sender::Network);
+        // Only at tc there is room for an announcement.
+        if prepared != Prepared::Flow || work.flow.forward.flags & FlowValue::DIRECT != 0 {
             return Taken::Untouched;
         }
         translate::take_place(work);
@@ -94,10 +100,28 @@ fn reads<P: Packet>(packet: &P, family: Family, work: &mut Work) -> bool {
         && !is_partial(packet, &work.headers)
 }
 
-/// Finds the packet's flow. (By itself, so that the verifier walks on once.)
+/// What is known of a packet's flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+enum Known {
+    /// Nothing.
+    Not,
+    /// The packet tells another node of it.
+    Announced,
+    /// What the packet becomes.
+    Flow,
+}
+
+/// Looks the packet's flow up. (By itself, so that the verifier walks on once.)
 #[inline(never)]
-fn is_known<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
-    translate::find_flow(work, tables)
+fn look_up<T: Tables>(work: &mut Work, tables: &mut T) -> Known {
+    if translate::is_announced(work, tables) {
+        Known::Announced
+    } else if translate::find_flow(work, tables) {
+        Known::Flow
+    } else {
+        Known::Not
+    }
 }
 
 /// Where the packet goes with its new ends, if it is not for others to bring it there.

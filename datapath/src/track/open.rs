@@ -38,17 +38,80 @@ impl NewFlow {
 /// flow. Where the client's own port is taken (one client, one backend behind
 /// two frontends) or its address is hidden, another source port is found: at random,
 /// because of those that are tried in order the later ones are likelier to be taken.
+/// A flow that was to be answered directly hides its client then, since nobody else knows
+/// which port was its own.
 ///
 /// # Errors
 /// The reason to drop the packet for: no port left, or no room.
 #[inline(never)]
 pub fn open<T: Tables>(tables: &mut T, key: &FlowKey, flow: &mut NewFlow) -> Result<(), DropReason> {
     let ports = tables.node().map_or(PORTS, |node| (node.snat_port_first, node.snat_port_last));
+    let hides = tables.node().map_or(key.dst, |node| node.address(key.src.family()));
     let forward = &mut flow.forward;
     forward.last_seen = seconds(tables);
     if forward.src != key.src {
         forward.src_port = random_port(tables, ports);
     }
+    mirror(key, flow);
+    for attempt in 0..PORT_TRIES {
+        let back = answers_to(&ends(&flow.forward), key.protocol);
+        match insert_reverse(tables, key, &back, &flow.reverse, over::hurry(attempt)) {
+            Inserted::New => return insert_forward(tables, key, &mut flow.forward, &back),
+            Inserted::Full => return Err(DropReason::FlowTableFull),
+            Inserted::Exists => {
+                if flow.forward.flags & FlowValue::DIRECT != 0 {
+                    flow.forward.flags &= !FlowValue::DIRECT;
+                    flow.forward.src = hides;
+                }
+                flow.forward.src_port = random_port(tables, ports);
+            }
+        }
+    }
+    Err(DropReason::SnatExhausted)
+}
+
+/// Notes a flow that another node has begun, whose client's packets come with the
+/// backend's address already: as [`open`], but no port can be changed any more. What was
+/// noted of a flow with this key before is forgotten.
+///
+/// # Errors
+/// The reason to drop the packet for: another flow's answers would look alike, or no room.
+#[inline(never)]
+pub fn adopt<T: Tables>(tables: &mut T, key: &FlowKey, flow: &mut NewFlow) -> Result<(), DropReason> {
+    let now = seconds(tables);
+    flow.forward.last_seen = now;
+    mirror(key, flow);
+    let back = answers_to(&ends(&flow.forward), key.protocol);
+    // In place, so that no answer finds nothing.
+    let stands = tables.flow(&back, |standing| {
+        let same = ends(standing) == ends(&flow.reverse);
+        if same {
+            standing.flags &= !FlowValue::CLOSING;
+            standing.last_seen = now;
+        }
+        same
+    });
+    if stands != Some(true) {
+        match insert_reverse(tables, key, &back, &flow.reverse, 0) {
+            Inserted::New => {}
+            Inserted::Full => return Err(DropReason::FlowTableFull),
+            Inserted::Exists => return Err(DropReason::SnatExhausted),
+        }
+    }
+    if let Some(standing) = tables.flow(key, |standing| core::mem::replace(standing, flow.forward)) {
+        let old = answers_to(&ends(&standing), key.protocol);
+        if old != back {
+            tables.remove_flow(&old);
+        }
+        return Ok(());
+    }
+    insert_forward(tables, key, &mut flow.forward, &back)
+}
+
+/// Makes the reverse entry, of which only [`FlowValue::OUT`] is said, the forward one's mirror.
+#[inline(always)]
+fn mirror(key: &FlowKey, flow: &mut NewFlow) {
+    let forward = &flow.forward;
     let out = flow.reverse.flags & FlowValue::OUT;
     flow.reverse = FlowValue {
         src: key.dst,
@@ -58,15 +121,6 @@ pub fn open<T: Tables>(tables: &mut T, key: &FlowKey, flow: &mut NewFlow) -> Res
         flags: forward.flags & FlowValue::EXTERNAL | FlowValue::REVERSE | out,
         ..*forward
     };
-    for attempt in 0..PORT_TRIES {
-        let back = answers_to(&ends(&flow.forward), key.protocol);
-        match insert_reverse(tables, key, &back, &flow.reverse, over::hurry(attempt)) {
-            Inserted::New => return insert_forward(tables, key, &mut flow.forward, &back),
-            Inserted::Full => return Err(DropReason::FlowTableFull),
-            Inserted::Exists => flow.forward.src_port = random_port(tables, ports),
-        }
-    }
-    Err(DropReason::SnatExhausted)
 }
 
 /// Adds the reverse entry.

@@ -89,7 +89,9 @@ const fn patience(protocol: u32, forward: u32, reverse: u32, hurry: u32) -> u32 
     let seconds = match protocol {
         TCP if forward & reverse & FlowValue::CLOSING != 0 => 0,
         TCP if (forward | reverse) & FlowValue::CLOSING != 0 => HALF_CLOSED_SECONDS,
-        TCP | SCTP if forward & FlowValue::ESTABLISHED == 0 => OPENING_SECONDS,
+        // Of a flow that another node has begun only the answers are seen here.
+        TCP if (forward | reverse) & FlowValue::ESTABLISHED == 0 => OPENING_SECONDS,
+        SCTP if forward & FlowValue::ESTABLISHED == 0 => OPENING_SECONDS,
         TCP => return u32::MAX,
         SCTP => SCTP_SECONDS,
         UDP => UDP_IDLE_SECONDS,

@@ -99,6 +99,10 @@ pub struct Flags {
               .map(|name| Algorithm::of_name(&name).unwrap_or_default()))]
     pub load_balancer_algorithm: Algorithm,
 
+    /// Who answers clients outside that dialled a backend of another node; `dsr` on all nodes or on none
+    #[arg(long, env = "FAIRLEAD_LOAD_BALANCER_MODE", default_value = "snat")]
+    pub load_balancer_mode: LoadBalancerMode,
+
     /// Where /healthz and /livez are served; "": nowhere
     #[arg(long, env = "FAIRLEAD_HEALTHZ_BIND_ADDRESS", default_value = "0.0.0.0:10256", value_name = "ADDRESS",
           value_parser = |text: &str| parse_bind(text, HEALTHZ_PORT))]
@@ -139,6 +143,25 @@ pub enum XdpMode {
     Generic,
     /// Nowhere: tc does the work.
     Off,
+}
+
+/// Who answers a client outside whose backend is on another node than the one it dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LoadBalancerMode {
+    /// The node that was dialled, whose address hides the client's from the backend.
+    Snat,
+    /// The backend's node, with the address that was dialled.
+    Dsr,
+}
+
+impl LoadBalancerMode {
+    /// As the flag has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Snat => "snat",
+            Self::Dsr => "dsr",
+        }
+    }
 }
 
 /// The form of log lines.
@@ -241,6 +264,21 @@ fn parse_verbosity(text: &str) -> Result<u8, String> {
 }
 
 impl Flags {
+    /// Why these flags can't be meant together, if they can't.
+    pub fn contradiction(&self) -> Option<&'static str> {
+        match self.load_balancer_mode {
+            LoadBalancerMode::Dsr if self.routing_mode == RoutingMode::Vxlan => Some(
+                "--load-balancer-mode=dsr needs nodes that reach each other's pods by routes: with \
+                 --routing-mode=vxlan none does; use auto or native, or --load-balancer-mode=snat",
+            ),
+            LoadBalancerMode::Dsr if !self.cni => Some(
+                "--load-balancer-mode=dsr needs pods that Fairlead wires: with --cni=false only \
+                 --load-balancer-mode=snat is possible",
+            ),
+            _ => None,
+        }
+    }
+
     /// The node's name: as given, else `$NODE_NAME`, else the host name; in lower case, as kube-proxy has it.
     pub fn node_name(&self, environment: Option<OsString>, host_name: &str) -> String {
         let environment = environment.and_then(|name| name.into_string().ok());

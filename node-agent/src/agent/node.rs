@@ -12,7 +12,12 @@ use ipnetwork::IpNetwork;
 use tracing::info;
 
 use super::{
-    dataplane::Dataplane, flags::Flags, peer_routes::Devices, problems::Problems, snat_ports, uplinks::Uplinks,
+    dataplane::Dataplane,
+    flags::{Flags, LoadBalancerMode},
+    peer_routes::Devices,
+    problems::Problems,
+    snat_ports,
+    uplinks::Uplinks,
 };
 use crate::{
     kernel::{
@@ -91,10 +96,14 @@ impl Node {
     /// A node with these flags, of which nothing else is known yet.
     pub fn new(flags: &Flags) -> Result<Self, NodeError> {
         let masquerade_all = if flags.masquerade_all { NodeConfig::MASQUERADE_ALL } else { 0 };
+        let direct_answers = match flags.load_balancer_mode {
+            LoadBalancerMode::Snat => 0,
+            LoadBalancerMode::Dsr => NodeConfig::DIRECT_ANSWERS,
+        };
         let masquerade_pods = if flags.cni { NodeConfig::MASQUERADE_PODS } else { 0 };
         Ok(Self {
             fixed_mtu: flags.mtu,
-            flags: masquerade_all | masquerade_pods,
+            flags: masquerade_all | masquerade_pods | direct_answers,
             netns_cookie: netns::current_cookie()?,
             config: NodeConfig::default(),
             uplinks: Uplinks::new(flags.devices.0.clone()),

@@ -37,6 +37,7 @@ pub fn report(agent: &Agent) -> StatusReport {
             SourceFlag::Kube => "kube".into(),
             SourceFlag::Dir(path) => format!("dir:{}", path.display()),
         },
+        load_balancer_mode: agent.flags.load_balancer_mode.name().into(),
         in_sync: agent.in_sync(),
         waiting_for: agent.waiting_for(),
         applied: agent.applied.iter().map(|(kind, version)| (kind.to_string(), version.clone())).collect(),

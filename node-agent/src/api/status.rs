@@ -18,6 +18,9 @@ pub struct StatusReport {
     pub node: String,
     /// Where objects come from: `kube`, or `dir:PATH`.
     pub source: String,
+    /// `--load-balancer-mode`: `snat` or `dsr`.
+    #[serde(default)]
+    pub load_balancer_mode: String,
     /// Whether everything the source says is in force.
     pub in_sync: bool,
     /// Why not, if it isn't.

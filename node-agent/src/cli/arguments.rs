@@ -130,17 +130,30 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, Error> {
     let matches = command.try_get_matches_from_mut(&words)?;
     let cli = Cli::from_arg_matches(&matches)?;
     let Command::Agent(flags) = &cli.command else { return Ok(cli) };
-    let (Some(file), Some(("agent", given))) = (flags.config.clone(), matches.subcommand()) else { return Ok(cli) };
+    let (Some(file), Some(("agent", given))) = (flags.config.clone(), matches.subcommand()) else {
+        return without_contradiction(&mut command, cli);
+    };
     let agent = command.find_subcommand("agent").expect("it has just been parsed");
     let added = config_file::arguments(agent, given, file.clone());
     words.extend(added.map_err(|error| command.error(ErrorKind::InvalidValue, error))?);
     let parsed = command.try_get_matches_from_mut(&words).and_then(|matches| Cli::from_arg_matches(&matches));
     // The words that came from the command line and the environment have passed already.
-    parsed.map_err(|error| {
+    let parsed = parsed.map_err(|error| {
         let text = error.to_string();
         let what = text.strip_prefix("error: ").unwrap_or(&text).lines().next().unwrap_or_default();
         command.error(ErrorKind::InvalidValue, format!("{}: {what}", file.display()))
-    })
+    })?;
+    without_contradiction(&mut command, parsed)
+}
+
+fn without_contradiction(command: &mut clap::Command, cli: Cli) -> Result<Cli, Error> {
+    match &cli.command {
+        Command::Agent(flags) => match flags.contradiction() {
+            Some(why) => Err(command.error(ErrorKind::ArgumentConflict, why)),
+            None => Ok(cli),
+        },
+        _ => Ok(cli),
+    }
 }
 
 #[cfg(test)]
@@ -192,6 +205,7 @@ mod tests {
             let error = with_file(file, &[]).unwrap_err();
             assert!(error.contains(named) && error.contains("fairlead.yaml"), "{file}: {error}");
         }
+        assert!(with_file("load-balancer-mode: dsr", &["--routing-mode=vxlan"]).unwrap_err().contains("dsr"));
         assert!(flags(&["--config", "/nowhere/at/all"]).unwrap_err().contains("/nowhere/at/all"));
     }
 
@@ -208,6 +222,9 @@ mod tests {
             (vec!["--healthz-bind-address", "localhost:1"], "localhost:1"),
             (vec!["--cni", "perhaps"], "perhaps"),
             (vec!["-v", "x"], "x"),
+            (vec!["--load-balancer-mode", "fast"], "fast"),
+            (vec!["--load-balancer-mode=dsr", "--routing-mode=vxlan"], "--routing-mode=vxlan"),
+            (vec!["--load-balancer-mode=dsr", "--cni=false"], "--cni=false"),
         ] {
             let error = flags(&words).unwrap_err();
             assert!(error.contains(named), "{words:?}: {error}");

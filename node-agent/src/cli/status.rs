@@ -75,6 +75,7 @@ fn table(report: &StatusReport) -> String {
     line("Node", report.node.clone());
     line("State", state);
     line("Source", report.source.clone());
+    line("Answers", answers(&report.load_balancer_mode).into());
     line("Version", format!("{} on Linux {}", report.version, report.kernel));
     let counts: Vec<_> = report.counts.iter().map(|(name, count)| format!("{count} {}", words(name))).collect();
     line("Objects", counts.join(", "));
@@ -113,6 +114,14 @@ fn table(report: &StatusReport) -> String {
     out
 }
 
+/// Who answers a client outside whose backend is on another node.
+fn answers(mode: &str) -> &str {
+    match mode {
+        "dsr" => "by the backend's node (dsr)",
+        _ => "by the node that was dialled (snat)",
+    }
+}
+
 /// `endpointSlices` as people write it.
 fn words(name: &str) -> String {
     let mut words = String::new();
@@ -137,6 +146,7 @@ mod tests {
             kernel: "6.18".into(),
             node: "n1".into(),
             source: "dir:/m".into(),
+            load_balancer_mode: "dsr".into(),
             waiting_for: vec!["the first list of Pods".into()],
             counts: [("endpointSlices".into(), 3)].into(),
             tables: vec![TableReport { name: "PODS".into(), entries: 4, capacity: 4096 }],
@@ -154,6 +164,7 @@ mod tests {
 Node      n1
 State     not in sync, waiting for the first list of Pods
 Source    dir:/m
+Answers   by the backend's node (dsr)
 Version   0.1.0 on Linux 6.18
 Objects   3 endpoint slices
 Hooks     none

@@ -4,6 +4,7 @@
 //! choice only: the kernel's random numbers are not ours.
 
 mod closing;
+mod direct;
 mod errors;
 mod fragments;
 mod headers;
@@ -91,6 +92,7 @@ pub fn all() -> Vec<Case> {
         errors::cases(),
         pods::cases(),
         north_south::cases(),
+        direct::cases(),
         outside::cases(),
     ];
     tables.into_iter().flatten().collect()

@@ -1,0 +1,200 @@
+//! `--load-balancer-mode=dsr`: a client outside dials one node, a backend on another sees the
+//! client's true address, and its answers never pass the first.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde_json::{Value, json};
+use tests::{
+    cluster::{Cluster, LogOnFailure, Node, Outside, Plan, Pod},
+    manifest::Service,
+    sandbox::run,
+    traffic::{Dial, Place, Server, Session, Style, Transport},
+    wait,
+};
+
+const DSR: &str = "--load-balancer-mode=dsr";
+const LISTEN: [(Transport, u16); 2] = [(Transport::Tcp, 8080), (Transport::Udp, 5353)];
+const NODE_PORTS: [u16; 2] = [30_080, 30_053];
+const BALANCER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 10)), 80);
+
+struct Bed {
+    cluster: Cluster,
+    /// One on each node.
+    pods: Vec<Pod>,
+    _servers: Vec<Server>,
+}
+
+impl Bed {
+    fn new(cluster: Cluster) -> Self {
+        let pods = cluster.pod_on_each("backend");
+        let servers = pods.iter().map(|pod| pod.serve(&LISTEN)).collect();
+        let node = cluster.node().addresses()[0];
+        cluster.outside().namespace().ip(&format!("route add {} via {node}", BALANCER.ip()));
+        Self { cluster, pods, _servers: servers }
+    }
+
+    fn three_nodes(flags: &[&str]) -> Self {
+        let plan = ["node-a", "node-b", "node-c"].into_iter().fold(Plan::default(), Plan::node);
+        Self::new(flags.iter().fold(plan, |plan, flag| plan.flag(flag)).start())
+    }
+
+    /// The Service, with the pods of these nodes behind it.
+    fn service(&self, backends: &[usize]) -> Service {
+        let service = self.cluster.service("web").tcp(80, 8080).udp(53, 5353).node_ports(&NODE_PORTS);
+        let service = service.load_balancer(&[BALANCER.ip()]);
+        service.backends(backends.iter().map(|i| self.pods[*i].endpoint()))
+    }
+
+    fn dial(&self, transport: Transport, address: SocketAddr) -> Dial<'_> {
+        Dial::new(self.cluster.outside(), transport, address)
+    }
+
+    fn sessions(&self) -> Vec<Session> {
+        let open = |(transport, address)| self.dial(transport, address).open();
+        node_ports(self.cluster.node()).into_iter().map(open).collect()
+    }
+}
+
+/// The node's NodePorts in both families.
+fn node_ports(node: &Node) -> Vec<(Transport, SocketAddr)> {
+    let ports = [(Transport::Tcp, NODE_PORTS[0]), (Transport::Udp, NODE_PORTS[1])];
+    let at = |(transport, port)| {
+        node.addresses().into_iter().map(move |address| (transport, SocketAddr::new(address, port)))
+    };
+    ports.into_iter().flat_map(at).collect()
+}
+
+/// How many frames the nodes' link has sent to the first node.
+fn frames_to_first(cluster: &Cluster) -> u64 {
+    let shown = cluster.outside().namespace().show("-json -statistics link show dev uplink-1");
+    let shown: Value = serde_json::from_str(&shown).expect("iproute2 prints JSON");
+    shown[0]["stats64"]["tx"]["packets"].as_u64().expect("iproute2 counts packets")
+}
+
+/// XDP can send by the uplinks, since the other ends poll.
+fn let_xdp_send(cluster: &Cluster) {
+    for number in 1..=cluster.nodes().len() {
+        let port = format!("uplink-{number}");
+        run(cluster.outside().namespace().command("ethtool").args(["-K", &port, "gro", "on", "tx", "off"]), "");
+    }
+}
+
+/// Who is seen, and by which way answers come.
+fn answers(flags: &[&str], direct: bool, xdp: bool) {
+    const REQUESTS: usize = 200;
+    let bed = Bed::three_nodes(flags);
+    let _log = LogOnFailure(&bed.cluster);
+    if xdp {
+        let_xdp_send(&bed.cluster);
+    }
+    bed.cluster.apply(&bed.service(&[1]));
+    let node = bed.cluster.node();
+    if xdp {
+        wait::until("XDP runs on the first node", Duration::from_secs(5), || {
+            (node.cli_json(&["status"])["xdp"][0]["mode"] == "native").then_some(())
+        });
+    }
+    let mut ways = node_ports(node);
+    ways.push((Transport::Tcp, BALANCER));
+    for (transport, address) in ways {
+        let ipv6 = address.is_ipv6();
+        let client = Outside::ADDRESSES.into_iter().find(|client| client.is_ipv6() == ipv6).expect("there are both");
+        let hides = node.addresses().into_iter().find(|own| own.is_ipv6() == ipv6).expect("nodes have both families");
+        for style in [Style::Fresh, Style::Kept] {
+            for attempt in bed.dial(transport, address).style(style).times(5).0 {
+                let seen = attempt.client();
+                assert_eq!(seen, if direct { client } else { hides }, "{transport} {address}, {style}");
+                assert_eq!(attempt.server(), bed.pods[1].name());
+            }
+        }
+        if transport == Transport::Udp {
+            let before = frames_to_first(&bed.cluster);
+            bed.dial(transport, address).style(Style::Kept).times(REQUESTS).only_server();
+            // Neighbours are asked for, too.
+            let frames = (frames_to_first(&bed.cluster) - before) as usize;
+            let expected = if direct { REQUESTS..REQUESTS * 3 / 2 } else { REQUESTS * 2..REQUESTS * 3 };
+            assert!(expected.contains(&frames), "{address}: {frames} frames for {REQUESTS} requests");
+        }
+    }
+}
+
+#[test]
+fn the_backends_node_answers() {
+    answers(&[DSR, "--xdp=off"], true, false);
+}
+
+#[test]
+fn the_backends_node_answers_what_xdp_forwards() {
+    answers(&[DSR], true, true);
+}
+
+#[test]
+fn without_the_mode_answers_come_back_as_they_went() {
+    answers(&["--xdp=off"], false, false);
+}
+
+#[test]
+fn flows_outlive_agents_and_leave_backends_that_are_gone() {
+    let bed = Bed::three_nodes(&[DSR]);
+    let _log = LogOnFailure(&bed.cluster);
+    let mut service = bed.service(&[1]);
+    bed.cluster.apply(&service);
+    let mut sessions = bed.sessions();
+    for session in &mut sessions {
+        assert_eq!(session.ask().server(), bed.pods[1].name());
+    }
+    for node in &bed.cluster.nodes()[..2] {
+        node.kill_agent();
+    }
+    for session in &mut sessions {
+        assert_eq!(session.ask().server(), bed.pods[1].name(), "without agents");
+    }
+    for node in &bed.cluster.nodes()[..2] {
+        node.spawn_agent();
+        node.wait_for_sync();
+    }
+    for session in &mut sessions {
+        assert_eq!(session.ask().server(), bed.pods[1].name(), "after a restart");
+    }
+    // Established connections go on to their end, datagrams to whom the Service has now.
+    service.set_backends([bed.pods[2].endpoint()]);
+    bed.cluster.apply(&service);
+    let ports = node_ports(bed.cluster.node());
+    for ((transport, address), session) in ports.into_iter().zip(&mut sessions) {
+        let moved = transport == Transport::Udp;
+        let attempt = session.ask();
+        assert_eq!(attempt.server(), bed.pods[if moved { 2 } else { 1 }].name(), "{transport} {address}");
+        assert!(Outside::ADDRESSES.contains(&attempt.client()), "{transport} {address}");
+        assert_eq!(bed.dial(transport, address).once().server(), bed.pods[2].name());
+    }
+}
+
+#[test]
+fn what_cannot_be_answered_directly_is_masqueraded() {
+    let plan = Plan::default().node("node-a").far_node("node-b").flag(DSR);
+    let bed = Bed::new(plan.start());
+    let _log = LogOnFailure(&bed.cluster);
+    let node = bed.cluster.node();
+    assert_eq!(node.cli_json(&["status"])["loadBalancerMode"], "dsr");
+    let mut service = bed.service(&[1]);
+    bed.cluster.apply(&service);
+    for (transport, address) in node_ports(node) {
+        let attempt = bed.dial(transport, address).once();
+        assert_eq!(attempt.server(), bed.pods[1].name());
+        assert!(node.addresses().contains(&attempt.client()), "{transport} {address}: {}", attempt.client());
+    }
+    // A backend on the node that was dialled sees its client too; not so other clients' of the cluster.
+    service.set_backends([bed.pods[0].endpoint()]);
+    bed.cluster.apply(&service);
+    for (transport, address) in node_ports(node) {
+        assert!(Outside::ADDRESSES.contains(&bed.dial(transport, address).once().client()), "{transport} {address}");
+        let seen = Dial::new(&bed.cluster.nodes()[1], transport, address).once().client();
+        assert!(node.addresses().contains(&seen), "{transport} {address}: another node is seen as {seen}");
+    }
+    // `Local` is as it was: nobody is sent on.
+    let service = service.field("externalTrafficPolicy", json!("Local"));
+    bed.cluster.apply(&service);
+    for (transport, address) in node_ports(node) {
+        assert!(Outside::ADDRESSES.contains(&bed.dial(transport, address).once().client()), "{transport} {address}");
+    }
+}
