@@ -52,6 +52,16 @@ fn is_within(addr: &Addr, network: &Addr, prefix_len: u32) -> bool {
     prefix_len == 0 || (bits(network) ^ bits(addr)) >> 128u32.saturating_sub(prefix_len) == 0
 }
 
+/// The next of the random numbers that follow from a state. (SplitMix64: small, and good
+/// enough to choose backends with.)
+pub fn next_random(state: &mut u64) -> u32 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (z >> 32) as u32
+}
+
 impl Tables for MemoryTables {
     fn node(&self) -> Option<&NodeConfig> {
         Some(&self.node)
@@ -151,12 +161,7 @@ impl Tables for MemoryTables {
         self.now
     }
     fn random(&mut self) -> u32 {
-        // SplitMix64: small, and good enough to choose backends with.
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z >> 32) as u32
+        next_random(&mut self.random)
     }
 }
 

@@ -5,6 +5,7 @@ pub mod api;
 pub mod cli;
 pub mod cni;
 pub mod compile;
+pub mod inspect;
 pub mod kernel;
 pub mod model;
 pub mod plan;

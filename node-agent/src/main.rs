@@ -7,7 +7,7 @@ use node_agent::{
     agent::{self, problems::describe},
     cli::{
         arguments::{self, Command},
-        cleanup, policy, status, version,
+        cleanup, endpoint, flow, policy, service, status, version, why,
     },
     cni::plugin,
     kernel::memory,
@@ -26,6 +26,10 @@ fn main() -> ExitCode {
         Command::Agent(flags) => run_agent(*flags),
         Command::Status(arguments) => status::run(&arguments).context("cannot print"),
         Command::Policy(arguments) => policy::run(&arguments).context("cannot print"),
+        Command::Service(arguments) => service::run(&arguments).map_err(Into::into),
+        Command::Endpoint(arguments) => endpoint::run(&arguments).map_err(Into::into),
+        Command::Flow(arguments) => flow::run(&arguments).map_err(Into::into),
+        Command::Why(arguments) => why::run(&arguments).map_err(Into::into),
         Command::Cleanup(arguments) => cleanup::run(&arguments).map(|()| ExitCode::SUCCESS).map_err(Into::into),
         Command::Version(arguments) => version::run(arguments.output).map(|()| ExitCode::SUCCESS).map_err(Into::into),
     };

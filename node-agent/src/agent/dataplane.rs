@@ -3,7 +3,7 @@
 //! Invariant: programs and tables that are in use stay so until what replaces
 //! them is loaded and filled. This module must not know what the tables say.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use tracing::info;
 
@@ -84,6 +84,11 @@ impl Dataplane {
             connections: Connections::open(&maps)?,
         };
         Ok((Self { bpffs, programs, links, socket_lb, takes_over }, tables))
+    }
+
+    /// Where the tables are pinned.
+    pub fn maps(&self) -> PathBuf {
+        self.bpffs.maps()
     }
 
     /// Whether what is attached uses tables of another layout, so that programs

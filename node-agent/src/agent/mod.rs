@@ -14,6 +14,7 @@ pub mod health_checks;
 pub mod host_ports;
 pub mod host_routes;
 pub mod http;
+mod inspect;
 pub mod install;
 pub mod lock;
 pub mod logging;

@@ -20,13 +20,10 @@ pub fn report(agent: &Agent) -> StatusReport {
         ("wiredPods", agent.pods()),
     ];
     let hooks = agent.dataplane.attached();
-    let problem = |subject: &str, message: &str| StatusProblem { subject: subject.into(), message: message.into() };
-    let of_source = model.problems().iter().chain(agent.problems.iter()).map(|(s, m)| problem(s, m));
-    let of_services = agent.services.problems().into_iter().chain(agent.host_ports.conflicts(model));
-    let of_services = of_services.map(|p| problem(&p.subject, &p.message));
-    let of_checks = agent.health_checks.problems().into_iter().map(|p| problem(&p.subject, &p.message));
-    let of_hooks = hooks.as_ref().err().map(|error| problem("attachments", &error.to_string()));
-    let mut problems: Vec<_> = of_source.chain(of_services).chain(of_checks).chain(of_hooks).collect();
+    let mut problems = problems(agent);
+    problems.extend(
+        hooks.as_ref().err().map(|error| StatusProblem { subject: "attachments".into(), message: error.to_string() }),
+    );
     let more_problems = problems.len().saturating_sub(MAX_PROBLEMS) as u64;
     problems.truncate(MAX_PROBLEMS);
     StatusReport {
@@ -53,6 +50,17 @@ pub fn report(agent: &Agent) -> StatusReport {
         more_problems,
         ..StatusReport::default()
     }
+}
+
+/// What is wrong at the moment.
+pub(super) fn problems(agent: &Agent) -> Vec<StatusProblem> {
+    let model = &agent.model;
+    let problem = |subject: &str, message: &str| StatusProblem { subject: subject.into(), message: message.into() };
+    let of_source = model.problems().iter().chain(agent.problems.iter()).map(|(s, m)| problem(s, m));
+    let of_services = agent.services.problems().into_iter().chain(agent.host_ports.conflicts(model));
+    let of_services = of_services.map(|p| problem(&p.subject, &p.message));
+    let of_checks = agent.health_checks.problems().into_iter().map(|p| problem(&p.subject, &p.message));
+    of_source.chain(of_services).chain(of_checks).collect()
 }
 
 /// Adds what must be counted. Takes milliseconds when tables are full.

@@ -17,6 +17,7 @@ use super::{
     dataplane::{Dataplane, DataplaneError},
     flags::{Flags, SourceFlag},
     http::{self, Listening},
+    inspect,
     lock::{LockError, RunDirLock},
     logging,
     node::{Node, NodeError},
@@ -148,6 +149,7 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
                     let _ = reply.send(response);
                 }
                 Request::Policies(query) => answer_policies(&agent, &query, reply),
+                Request::Inspect(inspection) => inspect::answer(&agent, inspection, reply),
                 Request::Status { wait_ms: 0 } => answer(&agent, reply),
                 Request::Status { wait_ms } => {
                     let deadline = Instant::now() + Duration::from_millis(wait_ms).min(LONGEST_WAIT);

@@ -5,7 +5,7 @@
 //! objects come from, nor when is a good time to write.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
@@ -18,7 +18,7 @@ use crate::{
         table_stats::TableFill,
     },
     model::{Model, change::Problem, objects::ObjectKey},
-    plan::{Capacities, NoLocalEndpoints, Outcome, ServicePlan},
+    plan::{Capacities, NoLocalEndpoints, Outcome, Owner, ServicePlan},
     routing::NodeAddresses,
 };
 
@@ -119,6 +119,21 @@ impl Services {
     /// Frees what was replaced. Blocks for tens of milliseconds, if there is anything.
     pub fn reclaim(&mut self) -> Result<(), ServiceTableError> {
         self.plan.reclaim(&mut self.tables)
+    }
+
+    /// The node, as Services are compiled for it.
+    pub fn node(&self) -> &NodeContext {
+        &self.node
+    }
+
+    /// Services that stand for pods' hostPorts.
+    pub fn host_ports(&self) -> &BTreeMap<ObjectKey, CompiledService> {
+        &self.host_ports
+    }
+
+    /// Whose each service port in the tables is.
+    pub fn owners(&self) -> HashMap<u32, Owner> {
+        self.plan.owners()
     }
 
     /// What can't be as the Services want it.

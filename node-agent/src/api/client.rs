@@ -48,6 +48,14 @@ pub enum ClientError {
         /// How long it had.
         limit: Duration,
     },
+    /// The socket is there, for somebody else.
+    #[error("no permission to talk to the agent on {} ({source}); run this as root", socket.display())]
+    NoPermission {
+        /// The socket's path.
+        socket: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The socket is there, yet can't be used.
     #[error("can't talk to the agent on {}: {source}", socket.display())]
     Io {
@@ -111,6 +119,7 @@ impl Client {
             | io::ErrorKind::ConnectionRefused
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::BrokenPipe => ClientError::NoAgent { socket, source },
+            io::ErrorKind::PermissionDenied => ClientError::NoPermission { socket, source },
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::TimedOut { socket, limit },
             _ => ClientError::Io { socket, source },
         }

@@ -5,10 +5,13 @@
 
 pub mod client;
 pub mod cni;
+pub mod flows;
 pub mod policy;
 pub mod protocol;
 pub mod server;
+pub mod services;
 pub mod status;
+pub mod why;
 
 use std::path::{Path, PathBuf};
 

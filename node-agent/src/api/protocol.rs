@@ -9,8 +9,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     cni::{CniReply, CniRequest},
+    flows::{FlowPage, FlowQuery},
     policy::{PolicyQuery, PolicyReport},
+    services::{EndpointList, EndpointQuery, ServiceList, ServiceQuery},
     status::StatusReport,
+    why::{WhyQuery, WhyReport},
 };
 
 /// The protocol's version; raised by every change that an older binary would misread.
@@ -33,6 +36,22 @@ pub enum Request {
     },
     /// Which policies are in force.
     Policies(PolicyQuery),
+    /// What is in force.
+    Inspect(Inspection),
+}
+
+/// A question about what is in force. It is answered beside the agent's work, which it doesn't hold up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Inspection {
+    /// Which Services are there?
+    Services(ServiceQuery),
+    /// Which endpoints are there?
+    Endpoints(EndpointQuery),
+    /// Which flows are there?
+    Flows(FlowQuery),
+    /// What becomes of a packet?
+    Why(Box<WhyQuery>),
 }
 
 /// What the agent answers.
@@ -45,6 +64,14 @@ pub enum Response {
     Status(Box<StatusReport>),
     /// To [`Request::Policies`].
     Policies(Box<PolicyReport>),
+    /// To [`Inspection::Services`].
+    Services(ServiceList),
+    /// To [`Inspection::Endpoints`].
+    Endpoints(EndpointList),
+    /// To [`Inspection::Flows`].
+    Flows(FlowPage),
+    /// To [`Inspection::Why`].
+    Why(Box<WhyReport>),
     /// To any request that could not be fulfilled.
     Failed(Failure),
 }
@@ -97,7 +124,9 @@ impl From<Result<CniReply, Failure>> for Response {
 #[derive(Debug, thiserror::Error)]
 pub enum ProtocolError {
     /// It isn't what the protocol says.
-    #[error("not a message of the agent's protocol: {0}")]
+    #[error(
+        "not a message of the agent's protocol, as this version has it: {0}; use the agent's own version of `fairlead`"
+    )]
     Garbage(#[source] serde_json::Error),
     /// The client is older than the agent.
     #[error(

@@ -11,6 +11,7 @@ use clap::{
     error::{Error, ErrorKind},
 };
 
+use super::ask::{EndpointArguments, FlowArguments, ServiceArguments, WhyArguments};
 use crate::agent::{
     config_file,
     flags::Flags,
@@ -36,6 +37,17 @@ pub enum Command {
     Status(StatusArguments),
     /// Show the policies in force, whom they select and what they denied
     Policy(PolicyArguments),
+    /// Show Services as they are in force on this node; those that are named in detail
+    #[command(visible_aliases = ["services", "svc"])]
+    Service(ServiceArguments),
+    /// Show endpoints, whom they serve and what this node has to do with them
+    #[command(visible_aliases = ["endpoints", "ep"])]
+    Endpoint(EndpointArguments),
+    /// Show the translated flows that this node tracks
+    #[command(visible_alias = "flows")]
+    Flow(FlowArguments),
+    /// Say what becomes of a connection on this node, and why
+    Why(WhyArguments),
     /// Remove everything that Fairlead made on this node
     Cleanup(CleanupArguments),
     /// Show what this binary is

@@ -3,10 +3,16 @@
 //! This module must not know how a command does its work.
 
 pub mod arguments;
+pub mod ask;
 pub mod cleanup;
+pub mod endpoint;
+pub mod flow;
 pub mod policy;
+pub mod service;
 pub mod status;
+mod table;
 pub mod version;
+pub mod why;
 
 use std::io;
 

@@ -43,6 +43,41 @@ pub fn categorize(endpoints: &[&Endpoint], node: &NodeContext) -> Vec<Membership
         .collect()
 }
 
+/// Why an endpoint set is what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Because {
+    /// They are ready.
+    Ready,
+    /// They are ready, and hinted for this node.
+    NodeHints,
+    /// They are ready, and hinted for this node's zone.
+    ZoneHints,
+    /// None is ready, and these still serve while they terminate.
+    ServingTerminating,
+    /// There is none.
+    NoEndpoint,
+}
+
+/// Why the Cluster set and the Local set are what [`categorize`] makes of the same.
+pub fn because(endpoints: &[&Endpoint], node: &NodeContext) -> [Because; 2] {
+    let fallback = |among: &dyn Fn(&Endpoint) -> bool| match endpoints.iter().any(|e| among(e) && is_leaving(e)) {
+        true => Because::ServingTerminating,
+        false => Because::NoEndpoint,
+    };
+    let on_node = |endpoint: &Endpoint| is_local(endpoint, node);
+    let cluster = match (endpoints.iter().any(|e| e.ready), Topology::of(endpoints, node)) {
+        (false, _) => fallback(&|_| true),
+        (true, Topology::Everywhere) => Because::Ready,
+        (true, Topology::SameNode) => Because::NodeHints,
+        (true, Topology::SameZone) => Because::ZoneHints,
+    };
+    let local = match endpoints.iter().any(|e| e.ready && on_node(e)) {
+        true => Because::Ready,
+        false => fallback(&on_node),
+    };
+    [cluster, local]
+}
+
 /// Whether any endpoint, on whatever node, could take traffic. If one could and a
 /// set is empty all the same, that set drops; if none could, it rejects.
 pub fn any_usable(endpoints: &[&Endpoint]) -> bool {

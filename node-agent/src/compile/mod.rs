@@ -7,6 +7,7 @@
 mod algorithm;
 mod compiled;
 mod endpoints;
+mod explain;
 mod frontends;
 mod health;
 mod merge;
@@ -22,7 +23,8 @@ pub use compiled::{
     Algorithm, CompiledAddress, CompiledEndpoint, CompiledFrontend, CompiledPort, CompiledService, EndpointSet,
     HealthCheck, SourceRange,
 };
-pub use endpoints::{Membership, any_usable, categorize};
+pub use endpoints::{Because, Membership, any_usable, because, categorize};
+pub use explain::{Candidate, FrontendKind, PortAccount, algorithm, explain, frontend_kind};
 pub use frontends::addresses;
 pub use service::service;
 

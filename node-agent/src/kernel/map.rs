@@ -113,17 +113,31 @@ impl CheckedMap {
 
     /// Reads the entries of a hash or array in few calls, of which each brings keys and values one after another.
     fn read_all(&self, mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), MapError> {
+        let all = self.read_from(BatchCursor::default(), |keys, values| {
+            visit(keys, values);
+            true
+        });
+        all.map(drop)
+    }
+
+    /// The same from where a walk stopped, until one call's entries are said to be the last; where that is.
+    fn read_from(
+        &self,
+        mut cursor: BatchCursor,
+        mut visit: impl FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<BatchCursor, MapError> {
         const BATCH: u32 = 1024;
         let (key, value) = (self.layout.key as usize, self.layout.value as usize);
         let mut keys = vec![0; BATCH as usize * key];
         let mut values = vec![0; BATCH as usize * value];
-        let mut cursor = BatchCursor::default();
         while !cursor.done {
             let found = sys::map_read_batch(self.fd(), &mut cursor, (&mut keys, &mut values), BATCH);
             let found = found.map_err(self.error("read"))? as usize;
-            visit(&keys[..found * key], &values[..found * value]);
+            if !visit(&keys[..found * key], &values[..found * value]) {
+                break;
+            }
         }
-        Ok(())
+        Ok(cursor)
     }
 }
 
@@ -171,6 +185,24 @@ impl<K: Plain, V: Plain> Table<K, V> {
                 visit(plain::read(key), plain::read(value));
             }
         })
+    }
+
+    /// Shows entries of a hash from where an earlier call stopped (`None`: from the first on) as
+    /// [`Table::for_each`] does, some hundreds at a time until `more` says that it is enough; where to go on, if
+    /// anything may be left.
+    pub fn some(
+        &self,
+        after: Option<u32>,
+        mut visit: impl FnMut(K, V),
+        mut more: impl FnMut() -> bool,
+    ) -> Result<Option<u32>, MapError> {
+        let cursor = self.map.read_from(BatchCursor::resume(after), |keys, values| {
+            for (key, value) in keys.chunks_exact(size_of::<K>()).zip(values.chunks_exact(size_of::<V>())) {
+                visit(plain::read(key), plain::read(value));
+            }
+            more()
+        })?;
+        Ok(cursor.position())
     }
 
     /// Every key. Nothing but this process may write to the table meanwhile.

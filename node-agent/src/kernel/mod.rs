@@ -13,6 +13,7 @@ pub mod bpffs;
 pub mod cgroup;
 pub mod connections;
 pub mod links;
+pub mod live_tables;
 pub mod map;
 pub mod memory;
 pub mod netdev;

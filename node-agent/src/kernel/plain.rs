@@ -4,9 +4,10 @@
 //! programs. This module must not know what any of them means.
 
 use datapath::abi::{
-    Addr, Backend, FlowKey, FlowValue, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState,
-    PodNetns, PodValue, PolicyDenial, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey,
-    SocketPeerKey, SocketPeerValue, SourceRangeKey, UplinkValue,
+    Addr, AffinityKey, AffinityValue, Backend, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey,
+    FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, PolicyDenial, PolicyFlow,
+    PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey, SocketPeerKey, SocketPeerValue,
+    SourceRangeKey, UplinkValue,
 };
 
 /// A type that is only its bytes.
@@ -29,9 +30,13 @@ plain!(
     u32,
     u64,
     Addr,
+    AffinityKey,
+    AffinityValue,
     Backend,
     FlowKey,
     FlowValue,
+    FragmentKey,
+    FragmentValue,
     FrontendKey,
     FrontendValue,
     NetworkKey,
@@ -41,6 +46,7 @@ plain!(
     PodNetns,
     PodValue,
     PolicyDenial,
+    PolicyFlow,
     PolicyNetworkKey,
     PolicyPeerKey,
     PolicyPortKey,

@@ -255,6 +255,18 @@ pub(super) struct BatchCursor {
     pub(super) done: bool,
 }
 
+impl BatchCursor {
+    /// Goes on where a walk stopped; `None`: begins one.
+    pub(super) fn resume(after: Option<u32>) -> Self {
+        Self { at: after.unwrap_or(0), begun: after.is_some(), done: false }
+    }
+
+    /// Where to go on; `None`: the walk is over.
+    pub(super) fn position(&self) -> Option<u32> {
+        (!self.done).then_some(self.at)
+    }
+}
+
 /// Reads the next entries of a hash, at most `batch` of them, into buffers that hold that many keys and values; how
 /// many there were.
 pub(super) fn map_read_batch(

@@ -260,6 +260,12 @@ impl Model {
         self.services.values().map(Arc::as_ref)
     }
 
+    /// All Services, by key, each with its EndpointSlices, to share.
+    pub fn shared_services(&self) -> impl ExactSizeIterator<Item = (&Arc<Service>, &[Arc<EndpointSlice>])> {
+        let slices = |key| self.slices_by_service.get(key).map_or(&[][..], Vec::as_slice);
+        self.services.iter().map(move |(key, service)| (service, slices(key)))
+    }
+
     /// The EndpointSlices that name this Service, by key, whether or not there is such a Service.
     pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &EndpointSlice> {
         self.slices_by_service.get(service).into_iter().flatten().map(Arc::as_ref)
@@ -285,6 +291,11 @@ impl Model {
         self.nodes.get(&self.own_node).map(Arc::as_ref)
     }
 
+    /// All Nodes, by name, to share.
+    pub fn shared_nodes(&self) -> impl ExactSizeIterator<Item = &Arc<Node>> {
+        self.nodes.values()
+    }
+
     /// The Node of this name.
     pub fn node(&self, key: &ObjectKey) -> Option<&Arc<Node>> {
         self.nodes.get(key)
@@ -303,6 +314,11 @@ impl Model {
     /// The same, to share.
     pub fn shared_pod(&self, key: &ObjectKey) -> Option<&Arc<Pod>> {
         self.pods.get(key)
+    }
+
+    /// All Pods of the cluster, by key, to share.
+    pub fn shared_pods(&self) -> impl ExactSizeIterator<Item = &Arc<Pod>> {
+        self.pods.values()
     }
 
     /// All Pods of the cluster, by key.

@@ -32,4 +32,4 @@ pub use adopt::Snapshot;
 pub use apply::Outcome;
 pub use op::{Op, ServiceTables};
 pub use room::{Capacities, Usage};
-pub use services::{NoLocalEndpoints, ServicePlan};
+pub use services::{NoLocalEndpoints, Owner, ServicePlan};

@@ -60,6 +60,19 @@ pub struct NoLocalEndpoints {
     pub external: u32,
 }
 
+/// A service port as its Service calls it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The Service.
+    pub key: ObjectKey,
+    /// The family of its frontends and backends.
+    pub family: Family,
+    /// An IP protocol number.
+    pub protocol: u8,
+    /// The Service's port.
+    pub port: u16,
+}
+
 #[derive(Debug)]
 pub(super) struct ServiceState {
     claimant: Arc<Claimant>,
@@ -166,6 +179,16 @@ impl ServicePlan {
         }
         self.node_addresses = addresses;
         !changed.is_empty()
+    }
+
+    /// Whose each service port is that the tables name, by its number there.
+    pub fn owners(&self) -> HashMap<u32, Owner> {
+        let owner = |port: &Port| {
+            let key = port.claimant.as_ref()?.key.clone();
+            let (family, protocol, number) = port.identity;
+            Some((port.id, Owner { key, family, protocol, port: number }))
+        };
+        self.ports.values().filter_map(owner).collect()
     }
 
     /// How much of the tables is taken.

@@ -443,6 +443,11 @@ impl PolicyEngine {
         }
     }
 
+    /// Every rule's number and name.
+    pub fn rule_names(&self) -> impl Iterator<Item = (u32, &RuleName)> {
+        self.rules.iter()
+    }
+
     /// The name of a rule by its number; `None`: no policy's, the default.
     pub fn rule_name(&self, id: u32) -> Option<&RuleName> {
         self.rules.get(id).map(|()| self.rules.key(id))

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    path::Path,
     process::Command,
     thread,
     time::Duration,
@@ -21,7 +22,7 @@ use aya::{
 use datapath::{
     abi::{
         AffinityKey, AffinityValue, Backend, DropReason, FlowKey, FlowValue, FragmentKey, FragmentValue, GATEWAY_MAC,
-        NodeState, PodValue, UplinkValue,
+        LAYOUT, NodeState, PodValue, UplinkValue,
     },
     memory::MemoryTables,
     paths::Verdict,
@@ -211,6 +212,18 @@ impl Kernel {
             }
             Err(error) => Err(error).context("BPF_PROG_TEST_RUN"),
         }
+    }
+
+    /// Pins the maps, as large as they really are, in a directory on bpffs, where an agent would have them.
+    ///
+    /// # Errors
+    /// The kernel refuses one.
+    pub fn pin(&self, directory: &Path) -> Result<()> {
+        for layout in LAYOUT {
+            let map = self.ebpf.map(layout.name).with_context(|| format!("the object has no {}", layout.name))?;
+            map.pin(directory.join(layout.name)).with_context(|| format!("pinning {}", layout.name))?;
+        }
+        Ok(())
     }
 
     /// Makes the maps hold the tables as they are now.

@@ -95,7 +95,7 @@ impl From<ClientError> for CniError {
     fn from(error: ClientError) -> Self {
         let code = match &error {
             ClientError::NoAgent { .. } | ClientError::TimedOut { .. } => Code::TryAgain,
-            ClientError::Io { .. } => Code::Io,
+            ClientError::Io { .. } | ClientError::NoPermission { .. } => Code::Io,
             ClientError::Protocol(_) => Code::Protocol,
             ClientError::Failed(failure) => match failure.reason {
                 FailureReason::BadRequest => Code::InvalidConfig,

@@ -1,0 +1,248 @@
+//! `fairlead why`, `service`, `endpoint` and `flow` against what real sockets meet.
+
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+
+use serde_json::{Value, json};
+use tests::{
+    cluster::{Cluster, LogOnFailure, Plan, Pod},
+    traffic::{Dial, Outcome, Place, Server, Transport},
+};
+
+const LISTEN: [(Transport, u16); 2] = [(Transport::Tcp, 8080), (Transport::Udp, 5353)];
+const SHORT: Duration = Duration::from_millis(400);
+
+/// A question, in words, and the real dial that it is about.
+struct Question<'a> {
+    client: &'a dyn Place,
+    /// As `--from` names the client; none: the node.
+    from: Option<String>,
+    to: String,
+    transport: Transport,
+    address: SocketAddr,
+}
+
+/// What `why` says of it, and that it is what happens.
+#[track_caller]
+fn ask(cluster: &Cluster, question: &Question<'_>) -> Value {
+    let Question { client, from, to, transport, address } = question;
+    let transport_flag = transport.to_string();
+    let mut arguments = vec!["why", "--to", to, "-p", &transport_flag];
+    if let Some(from) = from {
+        arguments.extend(["--from", from]);
+    }
+    let answer = cluster.node().cli_json(&arguments);
+    let attempt = Dial::new(*client, *transport, *address).timeout(SHORT).once();
+    let says = answer["outcome"].as_str().unwrap_or_default();
+    let as_said = match &attempt.outcome {
+        Outcome::Ok(reply) => {
+            let candidates: Vec<&Value> = answer["candidates"].as_array().into_iter().flatten().collect();
+            let name = format!("default/{}", attempt.server());
+            let known = candidates.iter().any(|candidate| candidate["name"] == json!(name));
+            let reaches = answer["summary"].as_str().is_some_and(|summary| summary.contains(attempt.server()));
+            let _ = reply;
+            says.starts_with("delivered") || says == "leaves-node" && (known || reaches)
+        }
+        Outcome::Refused => says == "refused",
+        Outcome::Timeout => says == "dropped",
+        other => panic!("{other:?}"),
+    };
+    assert!(as_said, "{arguments:?} says {answer:#}, but {:?}", attempt.outcome);
+    answer
+}
+
+struct Bed {
+    cluster: Cluster,
+    backends: Vec<Pod>,
+    client: Pod,
+    _servers: Vec<Server>,
+}
+
+fn bed(flags: &[&str]) -> Bed {
+    let plan = Plan::default().node("node-a").node("node-b");
+    let cluster = flags.iter().fold(plan, |plan, flag| plan.flag(flag)).start();
+    let backends: Vec<_> = cluster.nodes().iter().flat_map(|node| node.pods("backend", 2)).collect();
+    let servers = backends.iter().map(|pod| pod.serve(&LISTEN)).collect();
+    let client = cluster.node().pod("client");
+    cluster.wait_for_sync();
+    Bed { cluster, backends, client, _servers: servers }
+}
+
+#[test]
+fn why_is_right_with_socket_load_balancing() {
+    why_is_right(&bed(&[]));
+}
+
+#[test]
+fn why_is_right_per_packet() {
+    why_is_right(&bed(&["--socket-lb=false"]));
+}
+
+fn why_is_right(bed: &Bed) {
+    let Bed { cluster, backends, client, .. } = bed;
+    let _log = LogOnFailure(cluster);
+    let service = |name: &str| cluster.service(name).tcp(80, 8080).udp(53, 5353);
+    let web = service("web").backends(backends.iter().map(Pod::endpoint));
+    let one = service("one").backends([backends[0].endpoint()]);
+    let remote = service("remote").backends([backends[2].endpoint()]);
+    let bound = service("bound").affinity(600).backends(backends.iter().map(Pod::endpoint));
+    let none = service("none");
+    let local = service("local").internal_local().backends([backends[2].endpoint()]);
+    let leaving = service("leaving").backends([backends[0].endpoint().terminating(true)]);
+    for service in [&web, &one, &remote, &bound, &none, &local, &leaving] {
+        cluster.apply(service);
+    }
+    let pod = Some(format!("default/{}", client.name()));
+    let question = |from: &Option<String>, to: String, transport, address| Question {
+        client: if from.is_some() { client } else { cluster.node() },
+        from: from.clone(),
+        to,
+        transport,
+        address,
+    };
+    for from in [pod, None] {
+        for (transport, port, family) in [(Transport::Tcp, 80, 4), (Transport::Udp, 53, 4), (Transport::Tcp, 80, 6)] {
+            let at = |service: &tests::manifest::Service| if family == 4 { service.v4(port) } else { service.v6(port) };
+            let answer = ask(cluster, &question(&from, at(&web).to_string(), transport, at(&web)));
+            assert_eq!(answer["candidates"].as_array().unwrap().len(), 4, "{answer:#}");
+            assert_eq!(answer["selection"], "random", "{answer:#}");
+            let answer = ask(cluster, &question(&from, at(&one).to_string(), transport, at(&one)));
+            assert_eq!(answer["selection"], "only-one", "{answer:#}");
+            assert_eq!(answer["backend"]["name"], format!("default/{}", backends[0].name()));
+            let answer = ask(cluster, &question(&from, at(&leaving).to_string(), transport, at(&leaving)));
+            assert!(answer.to_string().contains("serve while they terminate"), "{answer:#}");
+            ask(cluster, &question(&from, at(&remote).to_string(), transport, at(&remote)));
+            let answer = ask(cluster, &question(&from, at(&none).to_string(), transport, at(&none)));
+            assert_eq!(answer["outcome"], "refused");
+            assert!(answer.to_string().contains("no endpoint that is ready"), "{answer:#}");
+            let answer = ask(cluster, &question(&from, at(&local).to_string(), transport, at(&local)));
+            assert_eq!(answer["dropReason"], "no-local-endpoint", "{answer:#}");
+            // A port that the ClusterIP doesn't have.
+            let unused = SocketAddr::new(at(&web).ip(), 81);
+            let answer = ask(cluster, &question(&from, unused.to_string(), transport, unused));
+            assert_eq!(answer["outcome"], "refused");
+        }
+        // By names, to a Service and to a Pod past it.
+        let named = format!("service/{}:80", one.name);
+        ask(cluster, &question(&from, named, Transport::Tcp, one.v4(80)));
+        let address = SocketAddr::new(backends[1].v4(), 8080);
+        ask(cluster, &question(&from, format!("pod/{}:8080", backends[1].name()), Transport::Tcp, address));
+        // Affinity: told before and after.
+        let server = ask(cluster, &question(&from, bound.v4(80).to_string(), Transport::Tcp, bound.v4(80)));
+        assert_eq!(server["candidates"].as_array().unwrap().len(), 4);
+        let bound_to =
+            Dial::new(if from.is_some() { client } else { cluster.node() }, Transport::Tcp, bound.v4(80)).once();
+        let answer = ask(cluster, &question(&from, bound.v4(80).to_string(), Transport::Tcp, bound.v4(80)));
+        assert_eq!(answer["selection"], "affinity", "{answer:#}");
+        assert_eq!(answer["backend"]["name"], format!("default/{}", bound_to.server()));
+    }
+}
+
+#[test]
+fn policies_are_named() {
+    let bed = bed(&[]);
+    let Bed { cluster, backends, client, .. } = &bed;
+    let _log = LogOnFailure(cluster);
+    let one = cluster.service("one").tcp(80, 8080).backends([backends[0].endpoint()]);
+    cluster.apply(&one);
+    let policy = |name: &str, spec: Value| {
+        let object = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"namespace": "default", "name": name}, "spec": spec,
+        });
+        cluster.directory().write(&format!("policy.{name}.json"), &object.to_string());
+        cluster.wait_for_sync();
+    };
+    let question = Question {
+        client,
+        from: Some(client.name().to_owned()),
+        to: format!("{}:80", one.name),
+        transport: Transport::Tcp,
+        address: one.v4(80),
+    };
+    policy("shut", json!({"podSelector": {}, "policyTypes": ["Ingress"]}));
+    let answer = ask(cluster, &question);
+    assert_eq!(answer["dropReason"], "ingress-policy-denied", "{answer:#}");
+    policy("web", json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{"ports": [{"port": 8080}]}]}));
+    let answer = ask(cluster, &question);
+    assert_eq!(answer["outcome"], "delivered-to-pod");
+    assert_eq!(answer["policies"][0]["rule"], "default/web ingress[0]", "{answer:#}");
+    policy("quiet", json!({"podSelector": {}, "policyTypes": ["Egress"]}));
+    let answer = ask(cluster, &question);
+    assert_eq!(answer["dropReason"], "egress-policy-denied", "{answer:#}");
+    assert_eq!(answer["policies"][0]["allowed"], false);
+}
+
+#[test]
+fn what_is_in_force_is_shown() {
+    let bed = bed(&["--socket-lb=false"]);
+    let Bed { cluster, backends, client, .. } = &bed;
+    let _log = LogOnFailure(cluster);
+    let web = cluster.service("web").tcp(80, 8080).backends(backends.iter().map(Pod::endpoint)).affinity(60);
+    cluster.apply(&web);
+    let node = cluster.node();
+    let list = node.cli_json(&["service", &web.name, "-n", "default"]);
+    let service = &list["services"][0];
+    assert_eq!(service["affinitySeconds"], 60, "{list:#}");
+    let shown: BTreeSet<String> = service["ports"][0]["sets"][0]["backends"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|backend| backend["name"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    let expected: BTreeSet<String> = backends.iter().map(|pod| format!("default/{}", pod.name())).collect();
+    assert_eq!(shown, expected, "{list:#}");
+    assert_eq!(service["ports"][0]["sets"][0]["because"], "ready");
+
+    let attempt = Dial::new(client, Transport::Tcp, web.v4(80)).once();
+    let endpoints = node.cli_json(&["endpoint", &web.name]);
+    let of_flows: u64 = endpoints["endpoints"].as_array().unwrap().iter().map(|e| e["flows"].as_u64().unwrap()).sum();
+    assert!(of_flows <= 1, "{endpoints:#}");
+    let mut session = Dial::new(client, Transport::Tcp, web.v4(80)).style(tests::traffic::Style::Kept).open();
+    session.ask();
+    let flows = node.cli_json(&["flow", "--service", &web.name, "--pod", client.name()]);
+    let flow = &flows.as_array().unwrap().iter().find(|flow| flow["state"] == "established").expect("a flow");
+    assert_eq!(flow["client"]["name"], format!("default/{}", client.name()));
+    assert_eq!(flow["backend"]["name"], format!("default/{}", attempt.server()), "affinity");
+    assert_eq!(flow["service"], format!("default/{}", web.name));
+    assert_eq!(node.cli_json(&["flow", "--port", "1"]), json!([]));
+}
+
+#[test]
+fn bad_questions_say_what_to_do() {
+    let cluster = Cluster::of_one(&[]);
+    let _log = LogOnFailure(&cluster);
+    let web = cluster.service("web").tcp(80, 8080).tcp(81, 8081);
+    cluster.apply(&web);
+    let web_name = web.name.as_str();
+    let nobody = Cluster::of_one(&[]);
+    nobody.node().kill_agent();
+    for (cluster, arguments, says) in [
+        (&cluster, vec!["why", "--to", "nobody:80"], "no Service or Pod default/nobody"),
+        (&cluster, vec!["why", "--to", "pod/web:80"], "no Pod default/web"),
+        (&cluster, vec!["why", "--to", "10.0.0.1"], "say which port"),
+        (&cluster, vec!["why", "--to", web_name], "say which port"),
+        (&cluster, vec!["why", "--to", "10.0.0.1:http"], "only a Service's ports have names"),
+        (&cluster, vec!["why", "--to", "10.0.0.1:0"], "no port"),
+        (&cluster, vec!["why", "--to", "10.0.0.1:80", "--from", "nobody"], "no Pod default/nobody"),
+        (&cluster, vec!["why", "--to", "10.0.0.1:80", "--from", "fd00::1"], "no address of the client's family"),
+        (&cluster, vec!["why", "--to", "10.0.0.1:80", "-p", "http"], "http"),
+        (&cluster, vec!["why"], "--to"),
+        (&cluster, vec!["service", "nobody", "-n", "shop"], "no Service shop/nobody"),
+        (&cluster, vec!["endpoint", "nobody"], "say so with -n"),
+        (&cluster, vec!["flow", "--pod", "nobody"], "no Pod default/nobody"),
+        (&cluster, vec!["flow", "--port", "0"], "--port"),
+        (&cluster, vec!["flow", "--limit", "many"], "--limit"),
+        (&cluster, vec!["service", "--address", "here"], "--address"),
+        (&cluster, vec!["status", "-o", "xml"], "xml"),
+        (&nobody, vec!["why", "--to", "10.0.0.1:80"], "start `fairlead agent`"),
+        (&nobody, vec!["service"], "start `fairlead agent`"),
+        (&nobody, vec!["endpoint"], "start `fairlead agent`"),
+        (&nobody, vec!["flow"], "start `fairlead agent`"),
+    ] {
+        let output = cluster.node().cli(&arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{arguments:?} succeeds: {stderr}");
+        assert!(stderr.contains(says), "{arguments:?} doesn't say {says:?}, but {stderr}");
+        assert!(output.stdout.is_empty(), "{arguments:?} prints something all the same");
+    }
+}
