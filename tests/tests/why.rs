@@ -23,24 +23,26 @@ struct Question<'a> {
 
 /// What `why` says of it, and that it is what happens.
 #[track_caller]
-fn ask(cluster: &Cluster, question: &Question<'_>) -> Value {
+fn ask(bed: &Bed, question: &Question<'_>) -> Value {
     let Question { client, from, to, transport, address } = question;
     let transport_flag = transport.to_string();
     let mut arguments = vec!["why", "--to", to, "-p", &transport_flag];
     if let Some(from) = from {
         arguments.extend(["--from", from]);
     }
-    let answer = cluster.node().cli_json(&arguments);
+    let answer = bed.cluster.node().cli_json(&arguments);
     let attempt = Dial::new(*client, *transport, *address).timeout(SHORT).once();
     let says = answer["outcome"].as_str().unwrap_or_default();
     let as_said = match &attempt.outcome {
-        Outcome::Ok(reply) => {
+        Outcome::Ok(_) => {
+            let server = bed.backends.iter().find(|pod| pod.name() == attempt.server()).expect("a backend answers");
+            let address = server.like(address.ip());
             let candidates: Vec<&Value> = answer["candidates"].as_array().into_iter().flatten().collect();
-            let name = format!("default/{}", attempt.server());
-            let known = candidates.iter().any(|candidate| candidate["name"] == json!(name));
-            let reaches = answer["summary"].as_str().is_some_and(|summary| summary.contains(attempt.server()));
-            let _ = reply;
-            says.starts_with("delivered") || says == "leaves-node" && (known || reaches)
+            let is_it = |text: &Value| {
+                text.as_str().and_then(|text| text.parse().ok()).is_some_and(|at: SocketAddr| at.ip() == address)
+            };
+            let known = candidates.iter().any(|candidate| is_it(&candidate["address"])) || is_it(&answer["to"]);
+            (says.starts_with("delivered") || says == "leaves-node") && known
         }
         Outcome::Refused => says == "refused",
         Outcome::Timeout => says == "dropped",
@@ -102,38 +104,39 @@ fn why_is_right(bed: &Bed) {
     for from in [pod, None] {
         for (transport, port, family) in [(Transport::Tcp, 80, 4), (Transport::Udp, 53, 4), (Transport::Tcp, 80, 6)] {
             let at = |service: &tests::manifest::Service| if family == 4 { service.v4(port) } else { service.v6(port) };
-            let answer = ask(cluster, &question(&from, at(&web).to_string(), transport, at(&web)));
+            let answer = ask(bed, &question(&from, at(&web).to_string(), transport, at(&web)));
             assert_eq!(answer["candidates"].as_array().unwrap().len(), 4, "{answer:#}");
             assert_eq!(answer["selection"], "random", "{answer:#}");
-            let answer = ask(cluster, &question(&from, at(&one).to_string(), transport, at(&one)));
+            let answer = ask(bed, &question(&from, at(&one).to_string(), transport, at(&one)));
             assert_eq!(answer["selection"], "only-one", "{answer:#}");
             assert_eq!(answer["backend"]["name"], format!("default/{}", backends[0].name()));
-            let answer = ask(cluster, &question(&from, at(&leaving).to_string(), transport, at(&leaving)));
+            let answer = ask(bed, &question(&from, at(&leaving).to_string(), transport, at(&leaving)));
             assert!(answer.to_string().contains("serve while they terminate"), "{answer:#}");
-            ask(cluster, &question(&from, at(&remote).to_string(), transport, at(&remote)));
-            let answer = ask(cluster, &question(&from, at(&none).to_string(), transport, at(&none)));
+            ask(bed, &question(&from, at(&remote).to_string(), transport, at(&remote)));
+            let answer = ask(bed, &question(&from, at(&none).to_string(), transport, at(&none)));
             assert_eq!(answer["outcome"], "refused");
             assert!(answer.to_string().contains("no endpoint that is ready"), "{answer:#}");
-            let answer = ask(cluster, &question(&from, at(&local).to_string(), transport, at(&local)));
+            let answer = ask(bed, &question(&from, at(&local).to_string(), transport, at(&local)));
             assert_eq!(answer["dropReason"], "no-local-endpoint", "{answer:#}");
             // A port that the ClusterIP doesn't have.
             let unused = SocketAddr::new(at(&web).ip(), 81);
-            let answer = ask(cluster, &question(&from, unused.to_string(), transport, unused));
+            let answer = ask(bed, &question(&from, unused.to_string(), transport, unused));
             assert_eq!(answer["outcome"], "refused");
         }
         // By names, to a Service and to a Pod past it.
         let named = format!("service/{}:80", one.name);
-        ask(cluster, &question(&from, named, Transport::Tcp, one.v4(80)));
+        ask(bed, &question(&from, named, Transport::Tcp, one.v4(80)));
         let address = SocketAddr::new(backends[1].v4(), 8080);
-        ask(cluster, &question(&from, format!("pod/{}:8080", backends[1].name()), Transport::Tcp, address));
+        ask(bed, &question(&from, format!("pod/{}:8080", backends[1].name()), Transport::Tcp, address));
         // Affinity: told before and after.
-        let server = ask(cluster, &question(&from, bound.v4(80).to_string(), Transport::Tcp, bound.v4(80)));
-        assert_eq!(server["candidates"].as_array().unwrap().len(), 4);
+        let answer = ask(bed, &question(&from, bound.v4(80).to_string(), Transport::Tcp, bound.v4(80)));
+        assert_eq!(answer["candidates"].as_array().unwrap().len(), 4);
         let bound_to =
             Dial::new(if from.is_some() { client } else { cluster.node() }, Transport::Tcp, bound.v4(80)).once();
-        let answer = ask(cluster, &question(&from, bound.v4(80).to_string(), Transport::Tcp, bound.v4(80)));
+        let answer = ask(bed, &question(&from, bound.v4(80).to_string(), Transport::Tcp, bound.v4(80)));
         assert_eq!(answer["selection"], "affinity", "{answer:#}");
-        assert_eq!(answer["backend"]["name"], format!("default/{}", bound_to.server()));
+        let bound_to = backends.iter().find(|pod| pod.name() == bound_to.server()).expect("a backend answers");
+        assert_eq!(answer["backend"]["address"], SocketAddr::new(bound_to.v4(), 8080).to_string(), "{answer:#}");
     }
 }
 
@@ -160,14 +163,14 @@ fn policies_are_named() {
         address: one.v4(80),
     };
     policy("shut", json!({"podSelector": {}, "policyTypes": ["Ingress"]}));
-    let answer = ask(cluster, &question);
+    let answer = ask(&bed, &question);
     assert_eq!(answer["dropReason"], "ingress-policy-denied", "{answer:#}");
     policy("web", json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{"ports": [{"port": 8080}]}]}));
-    let answer = ask(cluster, &question);
+    let answer = ask(&bed, &question);
     assert_eq!(answer["outcome"], "delivered-to-pod");
     assert_eq!(answer["policies"][0]["rule"], "default/web ingress[0]", "{answer:#}");
     policy("quiet", json!({"podSelector": {}, "policyTypes": ["Egress"]}));
-    let answer = ask(cluster, &question);
+    let answer = ask(&bed, &question);
     assert_eq!(answer["dropReason"], "egress-policy-denied", "{answer:#}");
     assert_eq!(answer["policies"][0]["allowed"], false);
 }
@@ -187,9 +190,9 @@ fn what_is_in_force_is_shown() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|backend| backend["name"].as_str().unwrap_or_default().to_owned())
+        .map(|backend| backend["address"].as_str().unwrap_or_default().to_owned())
         .collect();
-    let expected: BTreeSet<String> = backends.iter().map(|pod| format!("default/{}", pod.name())).collect();
+    let expected: BTreeSet<String> = backends.iter().map(|pod| SocketAddr::new(pod.v4(), 8080).to_string()).collect();
     assert_eq!(shown, expected, "{list:#}");
     assert_eq!(service["ports"][0]["sets"][0]["because"], "ready");
 
@@ -202,7 +205,8 @@ fn what_is_in_force_is_shown() {
     let flows = node.cli_json(&["flow", "--service", &web.name, "--pod", client.name()]);
     let flow = &flows.as_array().unwrap().iter().find(|flow| flow["state"] == "established").expect("a flow");
     assert_eq!(flow["client"]["name"], format!("default/{}", client.name()));
-    assert_eq!(flow["backend"]["name"], format!("default/{}", attempt.server()), "affinity");
+    let server = backends.iter().find(|pod| pod.name() == attempt.server()).expect("a backend answers");
+    assert_eq!(flow["backend"]["address"], server.v4().to_string(), "affinity");
     assert_eq!(flow["service"], format!("default/{}", web.name));
     assert_eq!(node.cli_json(&["flow", "--port", "1"]), json!([]));
 }
@@ -227,8 +231,8 @@ fn bad_questions_say_what_to_do() {
         (&cluster, vec!["why", "--to", "10.0.0.1:80", "--from", "fd00::1"], "no address of the client's family"),
         (&cluster, vec!["why", "--to", "10.0.0.1:80", "-p", "http"], "http"),
         (&cluster, vec!["why"], "--to"),
-        (&cluster, vec!["service", "nobody", "-n", "shop"], "no Service shop/nobody"),
-        (&cluster, vec!["endpoint", "nobody"], "say so with -n"),
+        (&cluster, vec!["service", "nobody", "-n", "shop"], "in another namespace, say so with -n"),
+        (&cluster, vec!["endpoint", "nobody"], "no Service nobody"),
         (&cluster, vec!["flow", "--pod", "nobody"], "no Pod default/nobody"),
         (&cluster, vec!["flow", "--port", "0"], "--port"),
         (&cluster, vec!["flow", "--limit", "many"], "--limit"),
