@@ -1,10 +1,15 @@
 //! `fairlead why`, `service`, `endpoint` and `flow` against what real sockets meet.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use tests::{
     cluster::{Cluster, LogOnFailure, Plan, Pod},
+    manifest::{Endpoint, Service},
     traffic::{Dial, Outcome, Place, Server, Transport},
 };
 
@@ -103,7 +108,7 @@ fn why_is_right(bed: &Bed) {
     };
     for from in [pod, None] {
         for (transport, port, family) in [(Transport::Tcp, 80, 4), (Transport::Udp, 53, 4), (Transport::Tcp, 80, 6)] {
-            let at = |service: &tests::manifest::Service| if family == 4 { service.v4(port) } else { service.v6(port) };
+            let at = |service: &Service| if family == 4 { service.v4(port) } else { service.v6(port) };
             let answer = ask(bed, &question(&from, at(&web).to_string(), transport, at(&web)));
             assert_eq!(answer["candidates"].as_array().unwrap().len(), 4, "{answer:#}");
             assert_eq!(answer["selection"], "random", "{answer:#}");
@@ -209,6 +214,46 @@ fn what_is_in_force_is_shown() {
     assert_eq!(flow["backend"]["address"], server.v4().to_string(), "affinity");
     assert_eq!(flow["service"], format!("default/{}", web.name));
     assert_eq!(node.cli_json(&["flow", "--port", "1"]), json!([]));
+}
+
+/// The best of some tries: what the machine does besides isn't counted.
+fn milliseconds(cluster: &Cluster, arguments: &[&str]) -> u128 {
+    let try_once = || {
+        let began = Instant::now();
+        let output = cluster.node().cli(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        began.elapsed().as_millis()
+    };
+    (0..10).map(|_| try_once()).min().unwrap_or(u128::MAX)
+}
+
+#[test]
+fn ten_thousand_services_are_no_reason_to_wait() {
+    let cluster = Cluster::of_one(&[]);
+    let _log = LogOnFailure(&cluster);
+    let items: Vec<Value> = (0..10_000_u32)
+        .flat_map(|number| {
+            let [_, _, high, low] = number.to_be_bytes();
+            let addresses = [[10, 97, high, low].into(), format!("fd00:10:97::{number:x}").parse().unwrap()];
+            let endpoints = (1..=3).map(|i| Endpoint::new(&[[10, 240 + i, high, low].into()]).on("another-node"));
+            Service::new(&format!("many-{number}"), &addresses).tcp(80, 8080).backends(endpoints).manifests()
+        })
+        .collect();
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
+    cluster.directory().write("many.json", &list.to_string());
+    cluster.wait_for_sync();
+    for (arguments, limit) in [
+        (&["status"][..], 100),
+        (&["why", "--to", "many-77:80"], 200),
+        (&["service", "many-77"], 300),
+        (&["service", "-o", "json"], 2000),
+        (&["endpoint", "-o", "json"], 2000),
+        (&["flow"], 200),
+    ] {
+        let took = milliseconds(&cluster, arguments);
+        println!("{arguments:?}: {took} ms");
+        assert!(took < limit, "{arguments:?} takes {took} ms, of {limit}");
+    }
 }
 
 #[test]

@@ -2,6 +2,10 @@
 //!
 //! This module must not know how it is sent or shown.
 
+use std::collections::BTreeMap;
+
+use datapath::abi::layout_hash;
+
 use super::{agent::Agent, flags::SourceFlag};
 use crate::{
     api::status::{MAX_PROBLEMS, StatusProblem, StatusReport, TableReport},
@@ -29,6 +33,8 @@ pub fn report(agent: &Agent) -> StatusReport {
     StatusReport {
         version: env!("CARGO_PKG_VERSION").into(),
         kernel: kernel_release(),
+        table_layout: format!("{:016x}", layout_hash()),
+        features: features(agent),
         node: model.node_name().to_string(),
         source: match &agent.flags.source {
             SourceFlag::Kube => "kube".into(),
@@ -50,6 +56,18 @@ pub fn report(agent: &Agent) -> StatusReport {
         more_problems,
         ..StatusReport::default()
     }
+}
+
+/// What there is to work with.
+fn features(agent: &Agent) -> BTreeMap<String, String> {
+    let word = |there: bool, why: &str| if there { "yes".to_owned() } else { format!("no: {why}") };
+    let features = [
+        ("socket-lb", word(agent.flags.socket_lb, "--socket-lb=false")),
+        ("cni", word(agent.flags.cni, "--cni=false")),
+        ("overlay", word(agent.routing.needs_overlay(), "no node needs it")),
+        ("xdp-query", agent.xdp.trouble().map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"))),
+    ];
+    features.map(|(name, text)| (name.to_owned(), text)).into()
 }
 
 /// What is wrong at the moment.

@@ -99,6 +99,11 @@ impl Xdp {
         Self { mode, netdev: Netdev::open(), outward: BTreeSet::new(), at: BTreeMap::new() }
     }
 
+    /// Why the kernel can't be asked what XDP can do, if it can't.
+    pub fn trouble(&self) -> Option<String> {
+        self.netdev.as_ref().err().map(ToString::to_string)
+    }
+
     /// Word of changes that may concern it; nothing comes where XDP isn't wanted.
     ///
     /// # Errors

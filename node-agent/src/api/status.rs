@@ -14,6 +14,12 @@ pub struct StatusReport {
     pub version: String,
     /// `uname -r`.
     pub kernel: String,
+    /// The layout of its tables: agents of the same one take over each other's.
+    #[serde(default)]
+    pub table_layout: String,
+    /// What the kernel and the flags give, by name: `yes`, or `no` and why.
+    #[serde(default)]
+    pub features: BTreeMap<String, String>,
     /// The Node that it runs.
     pub node: String,
     /// Where objects come from: `kube`, or `dir:PATH`.

@@ -17,6 +17,7 @@ use super::{
     arguments::Format,
     ask::{AskError, FlowArguments, FlowProtocol},
     table::Table,
+    terminal,
 };
 use crate::api::{
     flows::{EndReport, FlowPage, FlowQuery, FlowReport, MAX_PAGE},
@@ -27,7 +28,7 @@ use crate::api::{
 pub fn run(arguments: &FlowArguments) -> Result<ExitCode, AskError> {
     let printed = match arguments.ask.output {
         Format::Json => print_array(arguments),
-        Format::Table => print_lines(arguments, &mut anstream::stdout().lock()),
+        Format::Table => print_lines(arguments, &mut terminal()),
     };
     AskError::unless_enough(printed).map(|()| ExitCode::SUCCESS)
 }
@@ -74,7 +75,7 @@ const fn number(protocol: FlowProtocol) -> u8 {
 }
 
 fn print_array(arguments: &FlowArguments) -> Result<(), AskError> {
-    let mut out = io::stdout().lock();
+    let mut out = io::BufWriter::new(io::stdout().lock());
     let mut serializer = serde_json::Serializer::pretty(&mut out);
     let mut array = serializer.serialize_seq(None).map_err(io::Error::from)?;
     let each = |flow: &FlowReport| Ok(array.serialize_element(flow).map_err(io::Error::from)?);
@@ -82,6 +83,7 @@ fn print_array(arguments: &FlowArguments) -> Result<(), AskError> {
     let more = each_page(arguments, |flows| flows.iter().try_for_each(&mut each))?;
     array.end().map_err(io::Error::from)?;
     writeln!(out)?;
+    out.flush()?;
     tell_of_more(arguments, more);
     Ok(())
 }
@@ -95,10 +97,12 @@ fn print_lines(arguments: &FlowArguments, out: &mut impl Write) -> Result<(), As
         if !flows.is_empty() && !std::mem::replace(&mut any, true) {
             table.write_head(out)?;
         }
-        Ok(table.write_rows(out)?)
+        table.write_rows(out)?;
+        Ok(out.flush()?)
     })?;
     if !any {
         writeln!(out, "no flows")?;
+        out.flush()?;
     }
     tell_of_more(arguments, more);
     Ok(())

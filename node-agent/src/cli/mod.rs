@@ -21,7 +21,14 @@ use serde::Serialize;
 /// Prints a value as JSON, for scripts.
 fn print_json(value: &impl Serialize) -> io::Result<()> {
     use io::Write;
-    let mut out = io::stdout().lock();
+    // Standard output alone would write line by line.
+    let mut out = io::BufWriter::new(io::stdout().lock());
     serde_json::to_writer_pretty(&mut out, value)?;
-    writeln!(out)
+    writeln!(out)?;
+    out.flush()
+}
+
+/// Standard output in large pieces, without colours where they don't belong; to be flushed.
+fn terminal() -> io::BufWriter<anstream::AutoStream<io::StdoutLock<'static>>> {
+    io::BufWriter::new(anstream::stdout().lock())
 }

@@ -12,6 +12,7 @@ use super::{
     ask::{AskError, ServiceArguments},
     print_json,
     table::Table,
+    terminal,
 };
 use crate::api::{
     protocol::{Inspection, Response},
@@ -28,12 +29,13 @@ pub fn run(arguments: &ServiceArguments) -> Result<ExitCode, AskError> {
     let Response::Services(list) = arguments.ask.ask(Inspection::Services(query))? else {
         return Err(AskError::other_answer());
     };
-    let mut out = anstream::stdout().lock();
+    let mut out = terminal();
     let printed = match arguments.ask.output {
         Format::Json => print_json(&list),
         Format::Table if arguments.names.is_empty() => lines(&mut out, &list),
         Format::Table => list.services.iter().try_for_each(|service| details(&mut out, service)),
     };
+    let printed = printed.and_then(|()| out.flush());
     list.warnings.iter().for_each(|warning| anstream::eprintln!("{} {warning}", "warning:".yellow()));
     AskError::unless_enough(printed.map_err(Into::into)).map(|()| ExitCode::SUCCESS)
 }

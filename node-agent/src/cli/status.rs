@@ -76,7 +76,13 @@ fn table(report: &StatusReport) -> String {
     line("State", state);
     line("Source", report.source.clone());
     line("Answers", answers(&report.load_balancer_mode).into());
-    line("Version", format!("{} on Linux {}", report.version, report.kernel));
+    let layout =
+        if report.table_layout.is_empty() { String::new() } else { format!(", tables {}", report.table_layout) };
+    line("Version", format!("{} on Linux {}{layout}", report.version, report.kernel));
+    if !report.features.is_empty() {
+        let features: Vec<_> = report.features.iter().map(|(name, text)| format!("{name} {text}")).collect();
+        line("Features", features.join(", "));
+    }
     let counts: Vec<_> = report.counts.iter().map(|(name, count)| format!("{count} {}", words(name))).collect();
     line("Objects", counts.join(", "));
     let applied: Vec<_> = report.applied.iter().map(|(kind, version)| format!("{kind} {version}")).collect();

@@ -2,7 +2,7 @@
 //! documents, set by set and endpoint by endpoint.
 
 use node_agent::{
-    compile::{Membership, NodeContext, any_usable, categorize},
+    compile::{Because, Membership, NodeContext, any_usable, because, categorize},
     model::objects::Endpoint,
 };
 use proptest::prelude::*;
@@ -110,4 +110,29 @@ fn a_node_without_a_name_has_nothing_local() {
     let other = Endpoint { zone_hints: names(&["zone-a"]), ..endpoint("10.0.0.2") };
     let got = categorize(&[&unscheduled, &other], &nameless);
     assert_eq!(got, [Membership { cluster: true, local: false }; 2]);
+}
+
+/// The reason for a set, by what is in it.
+fn reason(endpoints: &[Endpoint], set: &[bool], hinted: Option<Because>) -> Because {
+    let chosen: Vec<_> = endpoints.iter().zip(set).filter(|(_, is_in)| **is_in).map(|(e, _)| e).collect();
+    match chosen.first() {
+        None => Because::NoEndpoint,
+        Some(first) if !first.ready => Because::ServingTerminating,
+        Some(_) => hinted.unwrap_or(Because::Ready),
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_reason_is_that_of_the_set(endpoints in prop::collection::vec(any_endpoint(), 0..6)) {
+        let node = node();
+        let given: Vec<_> = endpoints.iter().collect();
+        let [cluster, local] = because(&given, &node);
+        prop_assert_eq!(local, reason(&endpoints, &local_set(&endpoints, &node), None));
+        let ready = || endpoints.iter().filter(|e| e.ready);
+        let by_node = ready().all(|e| !e.node_hints.is_empty()) && ready().any(|e| e.node_hints.contains(&node.name));
+        let by_zone = ready().all(|e| !e.zone_hints.is_empty()) && ready().any(|e| e.zone_hints.contains(&node.zone));
+        let hinted = if by_node { Some(Because::NodeHints) } else { by_zone.then_some(Because::ZoneHints) };
+        prop_assert_eq!(cluster, reason(&endpoints, &cluster_set(&endpoints, &node), hinted));
+    }
 }

@@ -37,6 +37,7 @@ const PURE: &[&str] = &[
     "node-agent/src/plan/",
     "node-agent/src/plan.rs",
     "node-agent/src/policy/",
+    "node-agent/src/inspect/",
     "node-agent/src/routing/",
 ];
 
