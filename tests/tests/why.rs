@@ -170,6 +170,7 @@ fn policies_are_named() {
     policy("shut", json!({"podSelector": {}, "policyTypes": ["Ingress"]}));
     let answer = ask(&bed, &question);
     assert_eq!(answer["dropReason"], "ingress-policy-denied", "{answer:#}");
+    assert_eq!(answer["policies"][0]["rule"], "default deny of ingress by default/shut", "{answer:#}");
     policy("web", json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{"ports": [{"port": 8080}]}]}));
     let answer = ask(&bed, &question);
     assert_eq!(answer["outcome"], "delivered-to-pod");
