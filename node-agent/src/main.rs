@@ -7,7 +7,7 @@ use node_agent::{
     agent::{self, problems::describe},
     cli::{
         arguments::{self, Command},
-        cleanup, policy, status, version,
+        cleanup, monitor, policy, status, version,
     },
     cni::plugin,
     kernel::memory,
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Agent(flags) => run_agent(*flags),
         Command::Status(arguments) => status::run(&arguments).context("cannot print"),
+        Command::Monitor(arguments) => monitor::run(&arguments).context("cannot print"),
         Command::Policy(arguments) => policy::run(&arguments).context("cannot print"),
         Command::Cleanup(arguments) => cleanup::run(&arguments).map(|()| ExitCode::SUCCESS).map_err(Into::into),
         Command::Version(arguments) => version::run(arguments.output).map(|()| ExitCode::SUCCESS).map_err(Into::into),

@@ -18,7 +18,8 @@ use super::{
     flags::{Flags, SourceFlag},
     http::{self, Listening},
     lock::{LockError, RunDirLock},
-    logging,
+    logging, monitor,
+    names::{self, Question},
     node::{Node, NodeError},
     paths::Remembered,
     policy_report, report,
@@ -100,6 +101,9 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
     let Source { mut messages, control } = source::start(&source_spec(&flags)).await?;
     let (dataplane, tables) = Dataplane::open(&paths, flags.socket_lb, xdp::program(flags.xdp))?;
     tokio::spawn(keep_counts_right(tables.connections.clone()));
+    let (listeners, subscriptions) = mpsc::channel(CALLS);
+    let (ask, mut questions) = mpsc::channel(1);
+    tokio::spawn(monitor::serve(tables.events.clone(), subscriptions, ask));
     let netlink = Netlink::open()?;
     let mut events = Events::subscribe()?;
     let node = Node::new(&flags)?;
@@ -111,7 +115,7 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
 
     let (sender, mut calls) = mpsc::channel(CALLS);
     let server = Server::bind(&agent.paths.run_dir)?;
-    let serving = tokio::spawn(server.serve(sender));
+    let serving = tokio::spawn(server.serve(sender, listeners));
     let (said, mut listening) = mpsc::unbounded_channel();
     let served = [
         ("--healthz-bind-address", health_address, http::health(watched, agent.metrics())),
@@ -147,6 +151,8 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
                     // A plugin that gave up asks again.
                     let _ = reply.send(response);
                 }
+                // Who listens is served without the loop.
+                Request::Monitor(_) => {}
                 Request::Policies(query) => answer_policies(&agent, &query, reply),
                 Request::Status { wait_ms: 0 } => answer(&agent, reply),
                 Request::Status { wait_ms } => {
@@ -154,6 +160,7 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
                     control.rescan(waiters.add(deadline, reply));
                 }
             },
+            Some(question) = questions.recv() => name(&agent, question),
             Some(said) = listening.recv() => note(&mut agent, &said),
             Some(event) = events.next() => agent.heard(&event),
             change = next_change(&mut xdp_changes) => agent.xdp_changed(change),
@@ -229,6 +236,12 @@ async fn next_change(changes: &mut Option<XdpChanges>) -> Option<u32> {
         }),
         None => std::future::pending().await,
     }
+}
+
+fn name(agent: &Agent, Question { addresses, places, reply }: Question) {
+    let wired = agent.cni.iter().flat_map(CniService::connected);
+    // Whoever asked may have gone.
+    let _ = reply.send(names::find(&agent.model, wired, &addresses, &places));
 }
 
 fn note(agent: &mut Agent, said: &Listening) {

@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod cni;
+pub mod monitor;
 pub mod policy;
 pub mod protocol;
 pub mod server;

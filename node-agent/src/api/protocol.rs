@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     cni::{CniReply, CniRequest},
+    monitor::{MonitorRequest, MonitorUpdate},
     policy::{PolicyQuery, PolicyReport},
     status::StatusReport,
 };
@@ -31,6 +32,8 @@ pub enum Request {
         /// its source as it stood when the request came.
         wait_ms: u64,
     },
+    /// What happens from now on, until the client hangs up.
+    Monitor(MonitorRequest),
     /// Which policies are in force.
     Policies(PolicyQuery),
 }
@@ -43,6 +46,8 @@ pub enum Response {
     Cni(CniReply),
     /// To [`Request::Status`].
     Status(Box<StatusReport>),
+    /// To [`Request::Monitor`], again and again.
+    Monitor(MonitorUpdate),
     /// To [`Request::Policies`].
     Policies(Box<PolicyReport>),
     /// To any request that could not be fulfilled.

@@ -11,6 +11,7 @@ use clap::{
     error::{Error, ErrorKind},
 };
 
+use super::monitor::MonitorArguments;
 use crate::agent::{
     config_file,
     flags::Flags,
@@ -34,6 +35,8 @@ pub enum Command {
     Agent(Box<Flags>),
     /// Show how the agent is doing; fails unless it is in sync
     Status(StatusArguments),
+    /// Show what happens to traffic on this node, as it happens
+    Monitor(Box<MonitorArguments>),
     /// Show the policies in force, whom they select and what they denied
     Policy(PolicyArguments),
     /// Remove everything that Fairlead made on this node

@@ -4,6 +4,7 @@
 
 pub mod arguments;
 pub mod cleanup;
+pub mod monitor;
 pub mod policy;
 pub mod status;
 pub mod version;

@@ -4,7 +4,7 @@
 //! programs. This module must not know what any of them means.
 
 use datapath::abi::{
-    Addr, Backend, FlowKey, FlowValue, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState,
+    Addr, Backend, Event, EventControl, FlowKey, FlowValue, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState,
     PodNetns, PodValue, PolicyDenial, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey,
     SocketPeerKey, SocketPeerValue, SourceRangeKey, UplinkValue,
 };
@@ -30,6 +30,8 @@ plain!(
     u64,
     Addr,
     Backend,
+    Event,
+    EventControl,
     FlowKey,
     FlowValue,
     FrontendKey,
