@@ -29,8 +29,9 @@ pub fn tell_drop(skb: &Skb, hook: EventHook, reason: DropReason) {
     // SAFETY: the map gave a valid pointer to memory of this CPU's own, in which this run of
     // the program noted what it knows of the packet, and which nobody else reads any more.
     let work = unsafe { &mut *work };
-    // These show only while a verdict is performed, perhaps a glance's, which reads less.
-    if matches!(reason, DropReason::RewriteFailed | DropReason::RejectFailed | DropReason::NoTunnel)
+    // Then it shows only while a verdict is performed, perhaps a glance's, which reads less.
+    if !work.is_dropped()
+        && matches!(reason, DropReason::RewriteFailed | DropReason::RejectFailed | DropReason::NoTunnel)
         && let Some(family) = skb.family()
     {
         // Of what can't be read is told what can.
