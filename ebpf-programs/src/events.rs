@@ -20,7 +20,7 @@ pub fn tell(work: &Work, hook: EventHook) {
 }
 
 /// Tells of a packet that is dropped.
-#[inline(never)]
+#[inline(always)]
 pub fn tell_drop(skb: &Skb, hook: EventHook, reason: DropReason) {
     if !is_heard() {
         return;

@@ -10,9 +10,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use datapath::abi::{
-    AffinityKey, AffinityValue, Backend, EventClass, EventControl, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey, FrontendValue,
-    NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, PolicyDenial, PolicyFlow, PolicyPeerKey, PolicyVerdict,
-    PolicyVerdictKey, SocketPeerKey, SocketPeerValue, UplinkValue, capacity,
+    AffinityKey, AffinityValue, Backend, EventClass, EventControl, FlowKey, FlowValue, FragmentKey, FragmentValue,
+    FrontendKey, FrontendValue, NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, PolicyDenial, PolicyFlow,
+    PolicyPeerKey, PolicyVerdict, PolicyVerdictKey, SocketPeerKey, SocketPeerValue, UplinkValue, capacity,
 };
 use datapath::{event::Budget, paths::Work};
 

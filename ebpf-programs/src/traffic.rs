@@ -81,7 +81,7 @@ fn run(ctx: &TcContext, hook: Hook, decide: impl FnOnce(&mut Skb, &mut Work)) ->
     if !settled {
         match work.read(&skb, family) {
             Ok(()) => decide(&mut skb, work),
-            Err(reason) => return dropped(&skb, hook, reason),
+            Err(reason) => return dropped(&skb, hook.of_event(), reason),
         }
         if work.has_news() && !work.is_dropped() {
             events::tell(work, hook.of_event());
@@ -95,7 +95,7 @@ fn run(ctx: &TcContext, hook: Hook, decide: impl FnOnce(&mut Skb, &mut Work)) ->
         }
     }
     let verdict = verdict_of(work);
-    perform(&mut skb, hook, verdict).unwrap_or_else(|reason| dropped(&skb, hook, reason))
+    perform(&mut skb, hook, verdict).unwrap_or_else(|reason| dropped(&skb, hook.of_event(), reason))
 }
 
 /// What [`forward`] returns in place of an action: there is another verdict now.
@@ -157,11 +157,11 @@ fn perform(skb: &mut Skb, hook: Hook, verdict: Verdict) -> Result<i32, DropReaso
     }
 }
 
-/// Counts a drop, and tells of it.
-#[inline(always)]
-fn dropped(skb: &Skb, hook: Hook, reason: DropReason) -> i32 {
+/// Counts a drop, and tells of it. A function of its own, since the stack is small.
+#[inline(never)]
+fn dropped(skb: &Skb, hook: EventHook, reason: DropReason) -> i32 {
     count_drop(reason);
-    events::tell_drop(skb, hook.of_event(), reason);
+    events::tell_drop(skb, hook, reason);
     TC_ACT_SHOT
 }
 

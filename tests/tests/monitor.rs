@@ -133,7 +133,17 @@ fn what_happens_is_told_with_names() {
     Dial::new(&client, Transport::Tcp, service.v4(80)).timeout(SHORT).once();
     monitor.event(&json!({
         "/verdict": "denied", "/reason": "ingress-policy-denied", "/source/pod": name(&client),
-        "/backend/pod": name(&server),
+        "/backend/pod": name(&server), "/policy": "default deny of ingress by default/lock",
+    }));
+    // A rule that allows is named, too.
+    let mut policy = policy;
+    policy["spec"]["ingress"] = json!([{"ports": [{"port": 1}]}, {"from": [{"podSelector": {}}]}]);
+    cluster.directory().write("lock.json", &policy.to_string());
+    cluster.wait_for_sync();
+    Dial::new(&client, Transport::Tcp, SocketAddr::new(server.v4(), 8080)).once().answer();
+    monitor.event(&json!({
+        "/verdict": "forwarded", "/kind": "allowed", "/source/pod": name(&client), "/destination/pod": name(&server),
+        "/policy": "default/lock ingress[1]",
     }));
 }
 

@@ -431,11 +431,14 @@ pub(super) fn find_flow<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
 #[inline(always)]
 pub(super) fn remember_fragment<T: Tables>(headers: &Headers, tables: &mut T) {
     if headers.fragment == Fragment::First {
-        let first = FragmentValue {
-            src_port: headers.src_port,
-            dst_port: headers.dst_port,
-            protocol: u32::from(headers.protocol),
-        };
-        tables.set_fragment(&headers.datagram(), &first);
+        remember_first(headers, tables);
     }
+}
+
+/// A function of its own, since the kernel's stack is small.
+#[inline(never)]
+fn remember_first<T: Tables>(headers: &Headers, tables: &mut T) {
+    let first =
+        FragmentValue { src_port: headers.src_port, dst_port: headers.dst_port, protocol: u32::from(headers.protocol) };
+    tables.set_fragment(&headers.datagram(), &first);
 }

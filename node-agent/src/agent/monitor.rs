@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use datapath::abi::{Event, EventKind};
+use datapath::abi::{Event, EventKind, PolicyDenial};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, Interval, MissedTickBehavior, interval},
@@ -80,6 +80,7 @@ struct Book {
     names: Names,
     asked: HashSet<IpAddr>,
     asked_places: HashSet<Place>,
+    asked_rules: HashSet<PolicyDenial>,
     since: Option<Instant>,
 }
 
@@ -205,7 +206,7 @@ impl Hub {
         if self.book.since.is_none_or(|since| since.elapsed() >= NAMES_LAST) {
             self.book = Book { since: Some(Instant::now()), ..Book::default() };
         }
-        let (mut addresses, mut places) = (BTreeSet::new(), BTreeSet::new());
+        let (mut addresses, mut places, mut rules) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for event in events {
             let ends = [event.src, event.dst, event.new_src, event.new_dst];
             for address in ends.into_iter().filter(|addr| !addr.is_unspecified()).map(IpAddr::from) {
@@ -217,18 +218,24 @@ impl Hub {
             if names_service(event) && self.book.asked_places.insert(place) {
                 places.insert(place);
             }
+            if let Some(rule) = render::rule(event)
+                && self.book.asked_rules.insert(rule)
+            {
+                rules.insert(rule);
+            }
         }
-        if addresses.is_empty() && places.is_empty() {
+        if addresses.is_empty() && places.is_empty() && rules.is_empty() {
             return;
         }
         let (reply, answer) = oneshot::channel();
-        if self.ask.send(Question { addresses, places, reply }).await.is_err() {
+        if self.ask.send(Question { addresses, places, rules, reply }).await.is_err() {
             return;
         }
         let Ok(found) = answer.await else { return };
         self.book.names.pods.extend(found.pods);
         self.book.names.nodes.extend(found.nodes);
         self.book.names.services.extend(found.services);
+        self.book.names.rules.extend(found.rules);
     }
 }
 

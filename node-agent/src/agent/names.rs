@@ -8,6 +8,7 @@ use std::{
     net::IpAddr,
 };
 
+use datapath::abi::PolicyDenial;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -28,6 +29,8 @@ pub struct Question {
     pub addresses: BTreeSet<IpAddr>,
     /// Of Services.
     pub places: BTreeSet<Place>,
+    /// Of rules and policies.
+    pub rules: BTreeSet<PolicyDenial>,
     /// Whoever asked may have gone.
     pub reply: oneshot::Sender<Names>,
 }
@@ -41,6 +44,8 @@ pub struct Names {
     pub nodes: HashMap<IpAddr, String>,
     /// Services, `namespace/name`.
     pub services: HashMap<Place, String>,
+    /// What allows or denies, as people know it.
+    pub rules: HashMap<PolicyDenial, String>,
 }
 
 /// What the model, and pods that are wired but may not have told their addresses yet, say.
@@ -92,4 +97,96 @@ fn serves(service: &Service, &(address, port, protocol): &Place, of_node: &BTree
         service.external_ips.contains(&address) || service.load_balancer.iter().any(|ingress| ingress.ip == address);
     let at_node = of_node.contains(&address) || address.is_loopback();
     ports.any(|candidate| has_address && candidate.port == port || at_node && candidate.node_port == port && port != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{
+        change::{Change, ChangeBatch},
+        objects::{Kind, ObjectKey, Pod, Protocol, ServicePort},
+    };
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn pod(name: &str, address: &str, finished: bool, host_network: bool) -> Pod {
+        Pod {
+            key: ObjectKey::new("x", name),
+            node: "a".into(),
+            ips: vec![ip(address)],
+            host_network,
+            finished,
+            labels: Vec::new(),
+            named_ports: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn whose_an_address_is() {
+        let node = Node {
+            key: ObjectKey::new("", "a"),
+            created: 0,
+            pod_cidrs: Vec::new(),
+            addresses: vec![ip("192.0.2.1")],
+            zone: "".into(),
+            deleting: false,
+        };
+        let port =
+            |number, node_port| ServicePort { name: "".into(), protocol: Protocol::Tcp, port: number, node_port };
+        let service = Service {
+            key: ObjectKey::new("x", "s"),
+            created: 0,
+            service_type: Default::default(),
+            foreign: false,
+            cluster_ips: vec![ip("10.96.0.1")],
+            external_ips: vec![ip("198.51.100.1")],
+            load_balancer: Vec::new(),
+            source_ranges: Vec::new(),
+            unread_source_ranges: false,
+            ports: vec![port(80, 30080)],
+            affinity_seconds: None,
+            internal_policy: Default::default(),
+            external_policy: Default::default(),
+            health_check_node_port: 0,
+            annotations: Vec::new(),
+        };
+        let pods = [
+            pod("old", "10.0.0.2", true, false),
+            pod("p", "10.0.0.2", false, false),
+            pod("h", "192.0.2.1", false, true),
+        ];
+        let mut model = Model::new("a");
+        model.apply(ChangeBatch {
+            changes: vec![
+                Change::Replace(Kind::Node, vec![node.into()]),
+                Change::Replace(Kind::Pod, pods.into_iter().map(Into::into).collect()),
+                Change::Replace(Kind::Service, vec![service.into()]),
+            ],
+            ..ChangeBatch::default()
+        });
+        let addresses = ["10.0.0.2", "192.0.2.1", "203.0.113.1"].map(ip).into();
+        let tcp = Protocol::Tcp.number();
+        let udp = Protocol::Udp.number();
+        let table = [
+            ("10.96.0.1", 80, tcp, true),
+            // Of a port that it doesn't have, too: that is why it is refused.
+            ("10.96.0.1", 81, udp, true),
+            ("198.51.100.1", 80, tcp, true),
+            ("198.51.100.1", 81, tcp, false),
+            ("198.51.100.1", 80, udp, false),
+            ("192.0.2.1", 30080, tcp, true),
+            ("192.0.2.1", 0, tcp, false),
+            ("203.0.113.1", 30080, tcp, false),
+        ];
+        let places = table.map(|(address, port, protocol, _)| (ip(address), port, protocol)).into();
+        let names = find(&model, std::iter::empty(), &addresses, &places);
+        assert_eq!(names.pods, HashMap::from([(ip("10.0.0.2"), "x/p".into())]));
+        assert_eq!(names.nodes, HashMap::from([(ip("192.0.2.1"), "a".into())]));
+        for (address, port, protocol, named) in table {
+            let found = names.services.get(&(ip(address), port, protocol)).map(String::as_str);
+            assert_eq!(found, named.then_some("x/s"), "{address} {port} {protocol}");
+        }
+    }
 }

@@ -238,10 +238,13 @@ async fn next_change(changes: &mut Option<XdpChanges>) -> Option<u32> {
     }
 }
 
-fn name(agent: &Agent, Question { addresses, places, reply }: Question) {
+fn name(agent: &Agent, Question { addresses, places, rules, reply }: Question) {
     let wired = agent.cni.iter().flat_map(CniService::connected);
+    let mut names = names::find(&agent.model, wired, &addresses, &places);
+    let engine = agent.policies.engine();
+    names.rules.extend(rules.iter().filter_map(|rule| Some((*rule, engine.denied_by(rule)?.to_string()))));
     // Whoever asked may have gone.
-    let _ = reply.send(names::find(&agent.model, wired, &addresses, &places));
+    let _ = reply.send(names);
 }
 
 fn note(agent: &mut Agent, said: &Listening) {

@@ -81,7 +81,7 @@ impl EventTables {
     /// How many events were never told, on all CPUs since the tables were made.
     pub fn losses(&self) -> Result<EventLosses, MapError> {
         let count = |loss: EventLoss| {
-            let per_cpu = sys::map_lookup_per_cpu(self.losses.fd(), loss as u32, self.cpus);
+            let per_cpu = sys::map_lookup_per_cpu(self.losses.fd(), &(loss as u32), self.cpus);
             Ok(per_cpu.map_err(self.losses.error("read"))?.iter().sum())
         };
         Ok(EventLosses {

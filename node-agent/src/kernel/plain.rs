@@ -4,9 +4,9 @@
 //! programs. This module must not know what any of them means.
 
 use datapath::abi::{
-    Addr, Backend, Event, EventControl, FlowKey, FlowValue, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState,
-    PodNetns, PodValue, PolicyDenial, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey,
-    SocketPeerKey, SocketPeerValue, SourceRangeKey, UplinkValue,
+    Addr, Backend, Event, EventControl, FlowKey, FlowValue, FrontendKey, FrontendValue, NetworkKey, NetworkValue,
+    NodeConfig, NodeState, PodNetns, PodValue, PolicyDenial, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey,
+    PolicyVerdict, PolicyVerdictKey, SocketPeerKey, SocketPeerValue, SourceRangeKey, UplinkValue,
 };
 
 /// A type that is only its bytes.

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use datapath::abi::{Addr, Be16, DropReason, Event, EventHook, EventKind, protocol};
+use datapath::abi::{Addr, Be16, DropReason, Event, EventHook, EventKind, PolicyDenial, direction, protocol};
 use jiff::Timestamp;
 
 use crate::{
@@ -65,8 +65,18 @@ pub fn report(event: &Event, names: &Names, clock: &Clock) -> Option<EventReport
         source,
         destination,
         reason: reason.map_or("", |reason| reason.name()).into(),
-        policy: String::new(),
+        policy: rule(event).and_then(|rule| names.rules.get(&rule).cloned()).unwrap_or_default(),
     })
+}
+
+/// By what policies' rule or default the event came about, if by any.
+pub fn rule(event: &Event) -> Option<PolicyDenial> {
+    if event.set == 0 {
+        return None;
+    }
+    let egress = event.reason == DropReason::EgressDenied as u32;
+    let way = if egress { direction::EGRESS } else { direction::INGRESS };
+    Some(PolicyDenial::by(event.rule, event.set, way))
 }
 
 fn protocol_name(number: u8) -> String {
