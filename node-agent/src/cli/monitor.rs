@@ -2,7 +2,10 @@
 //!
 //! This module must not know how the agent comes to know it.
 
+mod board;
 mod line;
+mod screen;
+mod top;
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -59,6 +62,9 @@ pub struct MonitorArguments {
     /// How many flows, and how many drops, denials and refusals, to show of each second at most
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub rate: u32,
+    /// Show the busiest flows, Services and drop reasons of the last seconds, full-screen
+    #[arg(long, conflicts_with = "output")]
+    pub top: bool,
     /// How to print
     #[arg(short, long, default_value = "table")]
     pub output: Format,
@@ -79,11 +85,22 @@ impl MonitorArguments {
 
 /// Shows what happens until it is interrupted, or the agent ends.
 pub fn run(arguments: &MonitorArguments) -> io::Result<ExitCode> {
+    if arguments.top {
+        if !(io::stdout().is_terminal() && io::stdin().is_terminal()) {
+            anstream::eprintln!("fairlead: --top needs a terminal; without it each event is a line");
+            return Ok(ExitCode::FAILURE);
+        }
+        return top::run(arguments);
+    }
     let mut out = anstream::AutoStream::auto(io::stdout());
-    let result = listen(arguments, |update| match arguments.output {
+    finish(listen(arguments, |update| match arguments.output {
         Format::Json => print_json(&mut out, update),
         Format::Table => print_line(&mut out, update),
-    });
+    }))
+}
+
+/// Says why nothing more is shown, if that needs saying.
+fn finish(result: Result<(), Ended>) -> io::Result<ExitCode> {
     match result {
         Ok(()) => Ok(ExitCode::SUCCESS),
         // Whoever read this has seen enough.
