@@ -5,7 +5,7 @@
 
 use super::Work;
 use crate::{
-    abi::{DropReason, Event, EventHook, EventKind, FlowKey, PolicyVerdict},
+    abi::{DropReason, Event, EventHook, EventKind, FlowKey},
     event,
     packet::{headers::Headers, rewrite::Ends},
 };
@@ -16,7 +16,7 @@ pub(super) const BEGAN: u32 = 1 << 0;
 pub(super) const CLOSED: u32 = 1 << 1;
 /// The packet has become a refusal.
 pub(super) const REFUSED: u32 = 1 << 2;
-/// Policies allow a flow that nobody had noted.
+/// A rule allows a flow, of which that had not been noted.
 pub(super) const ALLOWED: u32 = 1 << 3;
 /// Policies were asked, of [`super::filter::Asked::key`]. This alone is no news.
 pub(super) const ASKED: u32 = 1 << 4;
@@ -60,7 +60,7 @@ pub fn event(work: &Work, kind: EventKind, dropped: Option<DropReason>, hook: Ev
 fn policy(work: &Work, kind: EventKind) -> (u32, u32) {
     if kind == EventKind::Denied {
         (work.denial.rule, work.denial.set)
-    } else if work.occurred & ALLOWED != 0 && work.allowed_by != PolicyVerdict::DEFAULT_ALLOW {
+    } else if work.occurred & ALLOWED != 0 {
         (work.allowed_by, work.asked.set)
     } else {
         (0, 0)

@@ -183,7 +183,7 @@ fn said_of<T: Tables>(work: &mut Work, tables: &mut T, way: u32) -> u32 {
     }
     let judged = tables.policy_flow(key, |flow| judged_in(flow, way)).unwrap_or(0);
     let said = said_of_flow(&work.asked, tables, key, way, judged);
-    if is_allowed(said) && note(&work.asked, tables, key, way) {
+    if is_allowed(said) && note(&work.asked, tables, key, way) && said != NOT_ASKED {
         work.occurred |= events::ALLOWED;
         work.allowed_by = said;
     }
@@ -241,7 +241,7 @@ fn said_of_flow<T: Tables>(asked: &Asked, tables: &T, flow: &FlowKey, way: u32, 
     judge(tables, &Question { set: asked.set, direction: way, peer, protocol, port })
 }
 
-/// Notes that the pod's policies allow a flow; whether nobody had noted it.
+/// Notes that the pod's policies allow a flow; whether they had never been noted to.
 #[inline(always)]
 fn note<T: Tables>(asked: &Asked, tables: &mut T, key: &FlowKey, way: u32) -> bool {
     let Asked { now, epoch, .. } = *asked;
@@ -251,15 +251,17 @@ fn note<T: Tables>(asked: &Asked, tables: &mut T, key: &FlowKey, way: u32) -> bo
             flow.last_seen = now;
         }
         let judged = if way == OUT { &mut flow.egress } else { &mut flow.ingress };
+        let never = *judged == 0;
         if *judged != epoch {
             *judged = epoch;
         }
+        never
     });
     if known.is_none() {
         let of = |this| if way == this { epoch } else { 0 };
         tables.set_policy_flow(key, &PolicyFlow { last_seen: now, egress: of(OUT), ingress: of(IN) });
     }
-    known.is_none()
+    known.unwrap_or(true)
 }
 
 /// Whether a packet of a TCP connection that nobody noted comes from the end that was dialled.
