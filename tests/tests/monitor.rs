@@ -2,9 +2,9 @@
 //! while somebody listens.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
     net::SocketAddr,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
     time::Duration,
@@ -211,6 +211,77 @@ fn a_flood_is_bounded_and_counted_and_the_ring_is_off_when_nobody_listens() {
     assert!(!status.success());
 }
 
+/// `fairlead monitor --top` on a terminal of its own, by script(1), and what it has drawn.
+struct Top {
+    child: Child,
+    keys: ChildStdin,
+    drawn: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Top {
+    fn start(node: &Node) -> Self {
+        let (binary, run_dir) = (binary(), node.run_dir());
+        let command =
+            format!("stty rows 40 cols 160; exec {} monitor --top --run-dir {}", binary.display(), run_dir.display());
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--command", &command, "/dev/null"]).env("TERM", "xterm-256color");
+        let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script(1) is there");
+        let (mut out, keys) = (child.stdout.take().expect("it is piped"), child.stdin.take().expect("it is piped"));
+        let drawn = Arc::new(Mutex::new(Vec::new()));
+        let drawing = Arc::clone(&drawn);
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(read @ 1..) = out.read(&mut bytes) {
+                drawing.lock().unwrap().extend(&bytes[..read]);
+            }
+        });
+        Self { child, keys, drawn }
+    }
+
+    fn drawn(&self) -> String {
+        String::from_utf8_lossy(&self.drawn.lock().unwrap()).into_owned()
+    }
+
+    #[track_caller]
+    fn wait_for(&self, words: &str) {
+        let seen = wait::poll(PATIENCE, || self.drawn().contains(words).then_some(()));
+        seen.unwrap_or_else(|| panic!("{words} isn't on the screen: {:?}", self.drawn()));
+    }
+}
+
+#[test]
+fn the_busiest_are_shown_on_a_terminal_which_is_restored() {
+    const LEAVES_SCREEN: &str = "\u{1b}[?1049l";
+    let cluster = Cluster::of_one(&[]);
+    let _log = LogOnFailure(&cluster);
+    let node = cluster.node();
+    let [client, server] = [node.pod("client"), node.pod("server")];
+    let _server = server.serve(&TCP);
+    let service = cluster.service("s").tcp(80, 8080).backends([server.endpoint()]);
+    cluster.apply(&service);
+    for key in ["q", "\u{3}"] {
+        let mut top = Top::start(node);
+        top.wait_for("Services");
+        Dial::new(&client, Transport::Tcp, service.v4(80)).once().answer();
+        top.wait_for(&format!("default/{}", service.name));
+        top.wait_for(&name(&client));
+        assert!(!top.drawn().contains(LEAVES_SCREEN));
+        top.keys.write_all(key.as_bytes()).expect("it reads keys");
+        let status = wait::until("it ends", PATIENCE, || top.child.try_wait().unwrap());
+        assert!(status.success(), "{key:?}: {status}");
+        top.wait_for(LEAVES_SCREEN);
+    }
+    // That the agent has ended is said when the terminal is as it was.
+    let mut top = Top::start(node);
+    top.wait_for("Services");
+    node.kill_agent();
+    let status = wait::until("it ends with its agent", PATIENCE, || top.child.try_wait().unwrap());
+    assert!(!status.success());
+    top.wait_for("start `fairlead agent`");
+    let drawn = top.drawn();
+    assert!(drawn.find(LEAVES_SCREEN) < drawn.find("start `fairlead agent`"), "{drawn:?}");
+}
+
 #[test]
 fn what_makes_no_sense_is_refused_with_a_word() {
     let cluster = shared(Balancing::AtSockets);
@@ -225,6 +296,9 @@ fn what_makes_no_sense_is_refused_with_a_word() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && said.contains(word), "{arguments:?}: {said}");
     }
+    let output = cluster.node().cli(&["monitor", "--top"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("--top needs a terminal"), "{said}");
     let output =
         Command::new(binary()).args(["monitor", "--run-dir", "/nowhere"]).output().expect("the CLI can be run");
     let said = String::from_utf8_lossy(&output.stderr);
