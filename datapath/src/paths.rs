@@ -20,6 +20,7 @@
 
 mod carrier;
 mod direct;
+mod events;
 mod filter;
 pub mod glance;
 mod outside;
@@ -28,6 +29,7 @@ mod unsendable;
 pub mod wire;
 
 pub use carrier::carries_overlay;
+pub use events::{event, kind};
 pub use unsendable::{Trouble, unsendable};
 
 use crate::{
@@ -62,6 +64,10 @@ pub struct Work {
     member: Member,
     /// What is to be written into it.
     changes: Changes,
+    /// What has come about by it, for who listens.
+    occurred: u32,
+    /// The rule by which policies allow it, if that has come about.
+    allowed_by: u32,
     /// The flow that it begins.
     flow: NewFlow,
     /// What policies are asked.
@@ -84,6 +90,8 @@ impl Work {
         came_with: Self::NO_ENDS,
         member: Member::NONE,
         changes: Changes::NONE,
+        occurred: 0,
+        allowed_by: 0,
         flow: NewFlow::EMPTY,
         asked: filter::Asked::NOTHING,
         denial: PolicyDenial { rule: 0, set: 0, direction: 0 },
@@ -99,12 +107,30 @@ impl Work {
     /// The reason for which a packet like this is dropped.
     #[inline(never)]
     pub fn read<P: Packet>(&mut self, packet: &P, family: Family) -> Result<(), DropReason> {
-        self.changes = Changes::NONE;
+        self.forget();
         if headers::parse_plain(packet, family, &mut self.headers) {
             return Ok(());
         }
         self.headers = Headers::EMPTY;
         headers::parse(packet, family, &mut self.headers)
+    }
+
+    #[inline(always)]
+    fn forget(&mut self) {
+        self.changes = Changes::NONE;
+        self.occurred = 0;
+    }
+
+    /// Whether something has come about that [`event`] tells of, besides a drop.
+    #[inline(always)]
+    pub fn has_news(&self) -> bool {
+        self.occurred & events::NEWS != 0
+    }
+
+    /// Whether the packet is to be dropped.
+    #[inline(always)]
+    pub fn is_dropped(&self) -> bool {
+        matches!(self.verdict, Verdict::Drop(_))
     }
 }
 

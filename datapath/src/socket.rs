@@ -206,6 +206,18 @@ fn caller<T: Tables>(tables: &T, call: &Call) -> (Caller, Addr) {
     }
 }
 
+/// The address from which the call's packets come; unspecified: it isn't known.
+#[inline(always)]
+pub(crate) fn caller_address<T: Tables>(tables: &T, call: &Call) -> Addr {
+    caller(tables, call).1
+}
+
+/// The id of the backend to which [`connect`] is noted to have diverted the call; 0: none is.
+#[inline(always)]
+pub(crate) fn backend_noted<T: Tables>(tables: &T, call: &Call, addr: Addr, port: Be16) -> u32 {
+    tables.socket_peer(&key(call, addr, port, SocketPeerKey::BY_BACKEND)).map_or(0, |peer| peer.backend)
+}
+
 #[inline(always)]
 fn is_node<T: Tables>(tables: &T, netns: u64) -> bool {
     tables.node().is_some_and(|node| node.netns_cookie == netns)

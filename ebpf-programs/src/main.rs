@@ -9,6 +9,7 @@
 
 mod clock;
 mod concern;
+mod events;
 mod fib;
 mod frame;
 mod maps;

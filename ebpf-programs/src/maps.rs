@@ -7,14 +7,14 @@
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use datapath::abi::{
-    AffinityKey, AffinityValue, Backend, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey, FrontendValue,
-    NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, PolicyDenial, PolicyFlow, PolicyPeerKey, PolicyVerdict,
-    PolicyVerdictKey, SocketPeerKey, SocketPeerValue, UplinkValue, capacity,
+    AffinityKey, AffinityValue, Backend, EventClass, EventControl, FlowKey, FlowValue, FragmentKey, FragmentValue,
+    FrontendKey, FrontendValue, NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, PolicyDenial, PolicyFlow,
+    PolicyPeerKey, PolicyVerdict, PolicyVerdictKey, SocketPeerKey, SocketPeerValue, UplinkValue, capacity,
 };
-use datapath::paths::Work;
+use datapath::{event::Budget, paths::Work};
 
 use crate::{clock::Asked, concern::Concern, next_hop::NextHop};
 
@@ -93,6 +93,19 @@ pub static POLICY_DENIALS: PerCpuHashMap<PolicyDenial, u64> =
 
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(capacity::DROPS, 0);
+
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(capacity::EVENTS, 0);
+
+#[map]
+pub static EVENT_CONTROL: Array<EventControl> = Array::with_max_entries(capacity::EVENT_CONTROL, 0);
+
+#[map]
+pub static EVENT_LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(capacity::EVENT_LOSSES, 0);
+
+/// What of its allowance each CPU has left. Of no concern to the agent, and never pinned.
+#[map]
+pub static EVENT_BUDGETS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(EventClass::COUNT, 0);
 
 /// What a program has at hand while it judges a packet. Of no concern to the agent, and never pinned.
 #[map]

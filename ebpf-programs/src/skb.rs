@@ -50,13 +50,20 @@ impl Skb {
     /// The frame, and its family if it carries IP.
     #[inline(always)]
     pub fn new(skb: *mut __sk_buff) -> (Self, Option<Family>) {
-        // SAFETY: the kernel hands a valid context to the program.
-        let family = match unsafe { (*skb).protocol } {
+        let skb = Self(skb);
+        let family = skb.family();
+        (skb, family)
+    }
+
+    /// The family of the IP packet in the frame, if there is one.
+    #[inline(always)]
+    pub fn family(&self) -> Option<Family> {
+        // SAFETY: the context is valid for the program's run.
+        match unsafe { (*self.0).protocol } {
             ETHERTYPE_IPV4 => Some(Family::V4),
             ETHERTYPE_IPV6 => Some(Family::V6),
             _ => None,
-        };
-        (Self(skb), family)
+        }
     }
 
     /// The interface that the program is attached to.

@@ -14,7 +14,7 @@ use datapath::{
     socket::{self, Call, SocketVerdict},
 };
 
-use crate::tables::KernelTables;
+use crate::{events, tables::KernelTables};
 
 const ECONNREFUSED: i32 = 111;
 
@@ -72,7 +72,11 @@ fn perform(ctx: &SockAddrContext, family: Family, verdict: SocketVerdict) -> i32
 
 #[inline(always)]
 fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
-    let verdict = socket::connect(&mut KernelTables, &call(ctx, family));
+    let call = call(ctx, family);
+    let verdict = socket::connect(&mut KernelTables, &call);
+    if verdict != SocketVerdict::Unchanged {
+        events::tell_call(&call, &verdict);
+    }
     if verdict == SocketVerdict::Refuse {
         // SAFETY: the helper only notes the value. Without it the call would fail with EPERM.
         unsafe { bpf_set_retval(-ECONNREFUSED) };

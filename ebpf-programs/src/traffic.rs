@@ -7,12 +7,12 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use datapath::{
-    abi::{DropReason, GATEWAY_MAC, PodValue},
+    abi::{DropReason, EventHook, GATEWAY_MAC, PodValue},
     paths::{self, Verdict, Work, glance},
 };
 
 use crate::{
-    maps, route,
+    events, maps, route,
     skb::Skb,
     tables::{KernelTables, count_drop},
 };
@@ -47,6 +47,21 @@ enum Hook {
     ToOverlay,
 }
 
+impl Hook {
+    /// As events name it.
+    const fn of_event(self) -> EventHook {
+        match self {
+            Self::FromPod | Self::FromJudgedPod | Self::FromShapedPod | Self::FromHeldPod => EventHook::FromPod,
+            Self::ToPod | Self::ToForeignPod => EventHook::ToPod,
+            Self::FromHost => EventHook::FromHost,
+            Self::Loopback => EventHook::Loopback,
+            Self::FromNetwork => EventHook::FromNetwork,
+            Self::ToNetwork => EventHook::ToNetwork,
+            Self::ToOverlay => EventHook::ToOverlay,
+        }
+    }
+}
+
 /// Reads the headers, decides and performs; a glance may do. What isn't IP passes.
 #[inline(always)]
 fn run(ctx: &TcContext, hook: Hook, decide: impl FnOnce(&mut Skb, &mut Work)) -> i32 {
@@ -66,7 +81,10 @@ fn run(ctx: &TcContext, hook: Hook, decide: impl FnOnce(&mut Skb, &mut Work)) ->
     if !settled {
         match work.read(&skb, family) {
             Ok(()) => decide(&mut skb, work),
-            Err(reason) => return dropped(reason),
+            Err(reason) => return dropped(&skb, hook.of_event(), reason),
+        }
+        if work.has_news() && !work.is_dropped() {
+            events::tell(work, hook.of_event());
         }
     }
     let forwards = matches!(hook, Hook::FromPod | Hook::FromJudgedPod | Hook::FromNetwork);
@@ -77,7 +95,7 @@ fn run(ctx: &TcContext, hook: Hook, decide: impl FnOnce(&mut Skb, &mut Work)) ->
         }
     }
     let verdict = verdict_of(work);
-    perform(&mut skb, hook, verdict)
+    perform(&mut skb, hook, verdict).unwrap_or_else(|reason| dropped(&skb, hook.of_event(), reason))
 }
 
 /// What [`forward`] returns in place of an action: there is another verdict now.
@@ -105,99 +123,101 @@ fn verdict_of(work: &Work) -> Verdict {
 }
 
 #[inline(always)]
-fn perform(skb: &mut Skb, hook: Hook, verdict: Verdict) -> i32 {
+fn perform(skb: &mut Skb, hook: Hook, verdict: Verdict) -> Result<i32, DropReason> {
     match (verdict, hook) {
-        (Verdict::Pass, _) => PASS,
+        (Verdict::Pass, _) => Ok(PASS),
         // The stack's routes lead to the same place.
-        (Verdict::ToPod(_) | Verdict::Forward | Verdict::Tunnel(_), Hook::FromShapedPod) => PASS,
+        (Verdict::ToPod(_) | Verdict::Forward | Verdict::Tunnel(_), Hook::FromShapedPod) => Ok(PASS),
         (Verdict::ToPod(pod), Hook::FromPod | Hook::FromJudgedPod | Hook::FromNetwork) => into_pod(skb, &pod),
         (Verdict::ToPod(pod), _) => out_to_pod(skb, &pod),
         (Verdict::Answer, Hook::FromPod | Hook::FromJudgedPod | Hook::FromShapedPod) => back_to_pod(skb),
         (Verdict::Answer, Hook::FromNetwork) => back_to_network(skb),
         // Our device has no neighbours: frames on it are addressed to itself both ways.
-        (Verdict::Answer | Verdict::Reroute, Hook::FromHost) => into_device(skb.ifindex()),
+        (Verdict::Answer | Verdict::Reroute, Hook::FromHost) => Ok(into_device(skb.ifindex())),
         (Verdict::Answer, Hook::FromHeldPod | Hook::ToPod | Hook::ToForeignPod | Hook::ToNetwork | Hook::ToOverlay) => {
-            dropped(DropReason::RejectFailed)
+            Err(DropReason::RejectFailed)
         }
         (Verdict::Answer | Verdict::Reroute, _) => reroute(skb),
         (Verdict::Tunnel(end), Hook::ToOverlay) => match (route::tunnel(skb, end), skb.address_to(GATEWAY_MAC)) {
-            (Ok(()), Ok(())) => PASS,
-            _ => dropped(DropReason::NoTunnel),
+            (Ok(()), Ok(())) => Ok(PASS),
+            _ => Err(DropReason::NoTunnel),
         },
         (Verdict::Tunnel(end), _) => match maps::NODE_CONFIG.get(0) {
             // The stack's routes lead to the same place, and it tells the sender of the MTU.
-            Some(node) if !route::fits(skb, node.overlay_ifindex) => PASS,
+            Some(node) if !route::fits(skb, node.overlay_ifindex) => Ok(PASS),
             Some(node) if route::tunnel(skb, end).is_ok() => {
                 skb.note_tunnel(true);
-                route::into_overlay(node.overlay_ifindex)
+                Ok(route::into_overlay(node.overlay_ifindex))
             }
-            _ => dropped(DropReason::NoTunnel),
+            _ => Err(DropReason::NoTunnel),
         },
         // Said in those hooks only that have dealt with it.
-        (Verdict::Forward, _) => dropped(DropReason::NoRoute),
-        (Verdict::Drop(reason), _) => dropped(reason),
+        (Verdict::Forward, _) => Err(DropReason::NoRoute),
+        (Verdict::Drop(reason), _) => Err(reason),
     }
 }
 
-#[inline(always)]
-fn dropped(reason: DropReason) -> i32 {
+/// Counts a drop, and tells of it. A function of its own, since the stack is small.
+#[inline(never)]
+fn dropped(skb: &Skb, hook: EventHook, reason: DropReason) -> i32 {
     count_drop(reason);
+    events::tell_drop(skb, hook, reason);
     TC_ACT_SHOT
 }
 
 /// Straight into a pod's namespace, for programs on an interface's ingress; past
 /// whatever shapes its traffic, if something does.
 #[inline(always)]
-fn into_pod(skb: &mut Skb, pod: &PodValue) -> i32 {
+fn into_pod(skb: &mut Skb, pod: &PodValue) -> Result<i32, DropReason> {
     if skb.address_to(pod.mac).is_err() {
-        return dropped(DropReason::RewriteFailed);
+        return Err(DropReason::RewriteFailed);
     }
     if pod.flags & PodValue::SHAPED != 0 {
         // SAFETY: the helper only notes the interface for when the program has ended.
-        return unsafe { bpf_redirect(pod.ifindex, 0) as i32 };
+        return Ok(unsafe { bpf_redirect(pod.ifindex, 0) as i32 });
     }
     // SAFETY: the helper only notes the interface for when the program has ended.
-    unsafe { bpf_redirect_peer(pod.ifindex, 0) as i32 }
+    Ok(unsafe { bpf_redirect_peer(pod.ifindex, 0) as i32 })
 }
 
 /// Out of the node's end of a pod's veth pair, for programs on an interface's egress.
 #[inline(always)]
-fn out_to_pod(skb: &mut Skb, pod: &PodValue) -> i32 {
+fn out_to_pod(skb: &mut Skb, pod: &PodValue) -> Result<i32, DropReason> {
     if skb.address_to(pod.mac).is_err() {
-        return dropped(DropReason::RewriteFailed);
+        return Err(DropReason::RewriteFailed);
     }
     // SAFETY: the helper only notes the interface for when the program has ended.
-    unsafe { bpf_redirect(pod.ifindex, 0) as i32 }
+    Ok(unsafe { bpf_redirect(pod.ifindex, 0) as i32 })
 }
 
 /// Back to the pod that sent it.
 #[inline(always)]
-fn back_to_pod(skb: &mut Skb) -> i32 {
+fn back_to_pod(skb: &mut Skb) -> Result<i32, DropReason> {
     if skb.address_back().is_err() {
-        return dropped(DropReason::RejectFailed);
+        return Err(DropReason::RejectFailed);
     }
     // SAFETY: the helper only notes the interface for when the program has ended.
-    unsafe { bpf_redirect_peer(skb.ifindex(), 0) as i32 }
+    Ok(unsafe { bpf_redirect_peer(skb.ifindex(), 0) as i32 })
 }
 
 /// Back to the neighbour that sent it.
 #[inline(always)]
-fn back_to_network(skb: &mut Skb) -> i32 {
+fn back_to_network(skb: &mut Skb) -> Result<i32, DropReason> {
     if skb.address_back().is_err() {
-        return dropped(DropReason::RejectFailed);
+        return Err(DropReason::RejectFailed);
     }
     // SAFETY: the helper only notes the interface for when the program has ended.
-    unsafe { bpf_redirect(skb.ifindex(), 0) as i32 }
+    Ok(unsafe { bpf_redirect(skb.ifindex(), 0) as i32 })
 }
 
 /// Into the node's stack, by our device.
 #[inline(always)]
-fn reroute(skb: &mut Skb) -> i32 {
-    let Some(node) = maps::NODE_CONFIG.get(0) else { return dropped(DropReason::NoRoute) };
+fn reroute(skb: &mut Skb) -> Result<i32, DropReason> {
+    let Some(node) = maps::NODE_CONFIG.get(0) else { return Err(DropReason::NoRoute) };
     if skb.address_to(GATEWAY_MAC).is_err() {
-        return dropped(DropReason::RewriteFailed);
+        return Err(DropReason::RewriteFailed);
     }
-    into_device(node.host_ifindex)
+    Ok(into_device(node.host_ifindex))
 }
 
 #[inline(always)]

@@ -11,11 +11,11 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use datapath::{
-    abi::UplinkValue,
+    abi::{EventHook, UplinkValue},
     paths::wire::{self, Taken},
 };
 
-use crate::{concern, frame::Frame, maps, next_hop::NextHop, tables::KernelTables};
+use crate::{concern, events, frame::Frame, maps, next_hop::NextHop, tables::KernelTables};
 
 /// Ingress of an uplink, in the driver. Frames may come in several parts.
 #[xdp(frags)]
@@ -54,6 +54,9 @@ fn run(ctx: &XdpContext) -> u32 {
         });
         next.is_some()
     });
+    if taken != Taken::Untouched && work.has_news() {
+        events::tell(work, EventHook::FromWire);
+    }
     match (taken, next) {
         (Taken::Out, Some(next)) => send(&mut frame, next, back),
         _ => XDP_PASS,

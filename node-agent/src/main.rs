@@ -7,7 +7,7 @@ use node_agent::{
     agent::{self, problems::describe},
     cli::{
         arguments::{self, Command},
-        cleanup, endpoint, flow, policy, service, status, version, why,
+        cleanup, endpoint, flow, monitor, policy, service, status, version, why,
     },
     cni::plugin,
     kernel::memory,
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Agent(flags) => run_agent(*flags),
         Command::Status(arguments) => status::run(&arguments).context("cannot print"),
+        Command::Monitor(arguments) => monitor::run(&arguments).context("cannot print"),
         Command::Policy(arguments) => policy::run(&arguments).context("cannot print"),
         Command::Service(arguments) => service::run(&arguments).map_err(Into::into),
         Command::Endpoint(arguments) => endpoint::run(&arguments).map_err(Into::into),

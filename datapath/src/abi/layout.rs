@@ -82,6 +82,12 @@ tables! {
     POLICY_DENIALS "POLICY_DENIALS": PolicyDenial => u64, 1 << 12;
     /// Drops by reason, per CPU.
     DROPS "DROPS": u32 => u64, crate::abi::DropReason::COUNT;
+    /// Events, a ring of so many bytes.
+    EVENTS "EVENTS": () => (), 1 << 20;
+    /// Who listens to events; one entry.
+    EVENT_CONTROL "EVENT_CONTROL": u32 => EventControl, 1;
+    /// Events that were not told, by [`EventLoss`], per CPU.
+    EVENT_LOSSES "EVENT_LOSSES": u32 => u64, crate::abi::EventLoss::COUNT;
 }
 
 /// Goes up when a field changes its meaning but not its place.

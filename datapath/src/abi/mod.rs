@@ -11,6 +11,7 @@
 mod address;
 mod config;
 mod drop;
+mod event;
 mod flow;
 mod layout;
 mod network;
@@ -23,6 +24,7 @@ mod uplink;
 pub use address::{Addr, Be16, Family};
 pub use config::{NodeConfig, NodeState};
 pub use drop::DropReason;
+pub use event::{Event, EventClass, EventControl, EventHook, EventKind, EventLoss};
 pub use flow::{FlowKey, FlowValue, FragmentKey, FragmentValue};
 pub use layout::{LAYOUT, TableLayout, capacity, layout_hash};
 pub use network::{NetworkKey, NetworkValue, OVERLAY_PORT, OVERLAY_VNI};

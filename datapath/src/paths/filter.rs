@@ -14,7 +14,7 @@
 //! Invariant: a pod that no policy selects is never asked for here. This module must not
 //! know rules.
 
-use super::{Verdict, Work, translate};
+use super::{Verdict, Work, events, translate};
 use crate::{
     abi::{
         Be16, DropReason, FlowKey, NetworkValue, PodValue, PolicyDenial, PolicyFlow, PolicyVerdict, direction, protocol,
@@ -45,11 +45,11 @@ const IN: u32 = direction::INGRESS;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// The packet's flow, as its ends see it.
-    key: FlowKey,
+    pub(super) key: FlowKey,
     /// The pod's flags.
     flags: u32,
     /// The pod's policies.
-    set: u32,
+    pub(super) set: u32,
     /// What they said in another epoch may no longer hold.
     epoch: u32,
     /// Monotonic seconds.
@@ -148,6 +148,7 @@ fn identify<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T, f
         key.protocol = RELATED;
     }
     // The epoch before the tables: what is found in these holds in it, or is asked again.
+    work.occurred |= events::ASKED;
     work.asked = Asked { key, flags, set, epoch: tables.policy_epoch(), now: track::seconds(tables) };
     true
 }
@@ -182,8 +183,9 @@ fn said_of<T: Tables>(work: &mut Work, tables: &mut T, way: u32) -> u32 {
     }
     let judged = tables.policy_flow(key, |flow| judged_in(flow, way)).unwrap_or(0);
     let said = said_of_flow(&work.asked, tables, key, way, judged);
-    if is_allowed(said) {
-        note(&work.asked, tables, key, way);
+    if is_allowed(said) && note(&work.asked, tables, key, way) && said != NOT_ASKED {
+        work.occurred |= events::ALLOWED;
+        work.allowed_by = said;
     }
     said
 }
@@ -239,9 +241,9 @@ fn said_of_flow<T: Tables>(asked: &Asked, tables: &T, flow: &FlowKey, way: u32, 
     judge(tables, &Question { set: asked.set, direction: way, peer, protocol, port })
 }
 
-/// Notes that the pod's policies allow a flow.
+/// Notes that the pod's policies allow a flow; whether they had never been noted to.
 #[inline(always)]
-fn note<T: Tables>(asked: &Asked, tables: &mut T, key: &FlowKey, way: u32) {
+fn note<T: Tables>(asked: &Asked, tables: &mut T, key: &FlowKey, way: u32) -> bool {
     let Asked { now, epoch, .. } = *asked;
     let known = tables.policy_flow(key, |flow| {
         // A line that isn't written stays in every CPU's cache.
@@ -249,14 +251,17 @@ fn note<T: Tables>(asked: &Asked, tables: &mut T, key: &FlowKey, way: u32) {
             flow.last_seen = now;
         }
         let judged = if way == OUT { &mut flow.egress } else { &mut flow.ingress };
+        let never = *judged == 0;
         if *judged != epoch {
             *judged = epoch;
         }
+        never
     });
     if known.is_none() {
         let of = |this| if way == this { epoch } else { 0 };
         tables.set_policy_flow(key, &PolicyFlow { last_seen: now, egress: of(OUT), ingress: of(IN) });
     }
+    known.unwrap_or(true)
 }
 
 /// Whether a packet of a TCP connection that nobody noted comes from the end that was dialled.

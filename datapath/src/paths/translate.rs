@@ -7,6 +7,7 @@
 use super::{
     Verdict, Work,
     direct::{self, Answers},
+    events,
 };
 use crate::{
     abi::{Addr, DropReason, FlowValue, FragmentValue, FrontendValue, PodValue},
@@ -122,6 +123,7 @@ pub(super) fn begin_prepared<T: Tables>(work: &mut Work, tables: &mut T, sender:
 #[inline(always)]
 pub(super) fn open<T: Tables>(work: &mut Work, tables: &mut T) -> Result<(), DropReason> {
     track::open(tables, &work.key, &mut work.flow)?;
+    work.occurred |= events::BEGAN;
     note_ends(work, tables);
     remember_fragment(&work.headers, tables);
     // Another CPU may have been first, and then its choice stands.
@@ -213,8 +215,9 @@ pub(super) fn write<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, table
 
 /// Forgets the packet's flow if this is its last.
 #[inline(always)]
-pub(super) fn end_flow<T: Tables>(work: &Work, tables: &mut T) {
+pub(super) fn end_flow<T: Tables>(work: &mut Work, tables: &mut T) {
     if work.member.ended {
+        work.occurred |= events::CLOSED;
         track::end(tables, &work.key, &work.ends);
     }
 }
@@ -342,7 +345,10 @@ pub(super) fn note_ends<T: Tables>(work: &Work, tables: &mut T) {
 #[inline(always)]
 fn refuse<P: Packet>(packet: &mut P, work: &mut Work) {
     match reject::reject(packet, &work.headers) {
-        Ok(Answer::Ready) => work.verdict = Verdict::Answer,
+        Ok(Answer::Ready) => {
+            work.occurred |= events::REFUSED;
+            work.verdict = Verdict::Answer;
+        }
         Ok(Answer::Silence) => work.verdict = Verdict::Drop(DropReason::Rejected),
         Err(_) => work.verdict = Verdict::Drop(DropReason::RejectFailed),
     }
@@ -425,11 +431,14 @@ pub(super) fn find_flow<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
 #[inline(always)]
 pub(super) fn remember_fragment<T: Tables>(headers: &Headers, tables: &mut T) {
     if headers.fragment == Fragment::First {
-        let first = FragmentValue {
-            src_port: headers.src_port,
-            dst_port: headers.dst_port,
-            protocol: u32::from(headers.protocol),
-        };
-        tables.set_fragment(&headers.datagram(), &first);
+        remember_first(headers, tables);
     }
+}
+
+/// A function of its own, since the kernel's stack is small.
+#[inline(never)]
+fn remember_first<T: Tables>(headers: &Headers, tables: &mut T) {
+    let first =
+        FragmentValue { src_port: headers.src_port, dst_port: headers.dst_port, protocol: u32::from(headers.protocol) };
+    tables.set_fragment(&headers.datagram(), &first);
 }

@@ -95,6 +95,7 @@ pub fn from_wire<P: Packet, T: Tables>(
 /// finished. (By itself, since the kernel's stack is small.)
 #[inline(never)]
 fn reads<P: Packet>(packet: &P, family: Family, work: &mut Work) -> bool {
+    work.occurred = 0;
     headers::parse_plain(packet, family, &mut work.headers)
         && !names_loopback(&work.headers)
         && !is_partial(packet, &work.headers)

@@ -12,6 +12,7 @@ use crate::kernel::{
     bpffs::{Bpffs, BpffsError},
     cgroup::{Cgroup, CgroupError},
     connections::Connections,
+    event_tables::EventTables,
     links::{Hook, LinkError, Links},
     map::MapError,
     node_tables::NodeTables,
@@ -62,6 +63,8 @@ pub struct Tables {
     pub stats: TableStats,
     /// How many connections each backend has.
     pub connections: Connections,
+    /// What the programs tell.
+    pub events: EventTables,
 }
 
 impl Dataplane {
@@ -82,6 +85,7 @@ impl Dataplane {
             node: NodeTables::open(&maps)?,
             stats: TableStats::open(&maps)?,
             connections: Connections::open(&maps)?,
+            events: EventTables::open(&maps)?,
         };
         Ok((Self { bpffs, programs, links, socket_lb, takes_over }, tables))
     }

@@ -19,6 +19,8 @@ pub mod install;
 pub mod lock;
 pub mod logging;
 pub mod metrics;
+mod monitor;
+mod names;
 pub mod networks;
 pub mod node;
 pub mod nodeport_addresses;

@@ -19,7 +19,8 @@ use super::{
     http::{self, Listening},
     inspect,
     lock::{LockError, RunDirLock},
-    logging,
+    logging, monitor,
+    names::{self, Question},
     node::{Node, NodeError},
     paths::Remembered,
     policy_report, report,
@@ -101,6 +102,9 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
     let Source { mut messages, control } = source::start(&source_spec(&flags)).await?;
     let (dataplane, tables) = Dataplane::open(&paths, flags.socket_lb, xdp::program(flags.xdp))?;
     tokio::spawn(keep_counts_right(tables.connections.clone()));
+    let (listeners, subscriptions) = mpsc::channel(CALLS);
+    let (ask, mut questions) = mpsc::channel(1);
+    tokio::spawn(monitor::serve(tables.events.clone(), subscriptions, ask));
     let netlink = Netlink::open()?;
     let mut events = Events::subscribe()?;
     let node = Node::new(&flags)?;
@@ -112,7 +116,7 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
 
     let (sender, mut calls) = mpsc::channel(CALLS);
     let server = Server::bind(&agent.paths.run_dir)?;
-    let serving = tokio::spawn(server.serve(sender));
+    let serving = tokio::spawn(server.serve(sender, listeners));
     let (said, mut listening) = mpsc::unbounded_channel();
     let served = [
         ("--healthz-bind-address", health_address, http::health(watched, agent.metrics())),
@@ -148,6 +152,8 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
                     // A plugin that gave up asks again.
                     let _ = reply.send(response);
                 }
+                // Who listens is served without the loop.
+                Request::Monitor(_) => {}
                 Request::Policies(query) => answer_policies(&agent, &query, reply),
                 Request::Inspect(inspection) => inspect::answer(&agent, inspection, reply),
                 Request::Status { wait_ms: 0 } => answer(&agent, reply),
@@ -156,6 +162,7 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
                     control.rescan(waiters.add(deadline, reply));
                 }
             },
+            Some(question) = questions.recv() => name(&agent, question),
             Some(said) = listening.recv() => note(&mut agent, &said),
             Some(event) = events.next() => agent.heard(&event),
             change = next_change(&mut xdp_changes) => agent.xdp_changed(change),
@@ -231,6 +238,15 @@ async fn next_change(changes: &mut Option<XdpChanges>) -> Option<u32> {
         }),
         None => std::future::pending().await,
     }
+}
+
+fn name(agent: &Agent, Question { addresses, places, rules, reply }: Question) {
+    let wired = agent.cni.iter().flat_map(CniService::connected);
+    let mut names = names::find(&agent.model, wired, &addresses, &places);
+    let engine = agent.policies.engine();
+    names.rules.extend(rules.iter().filter_map(|rule| Some((*rule, engine.denied_by(rule)?.to_string()))));
+    // Whoever asked may have gone.
+    let _ = reply.send(names);
 }
 
 fn note(agent: &mut Agent, said: &Listening) {

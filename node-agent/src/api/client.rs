@@ -94,9 +94,43 @@ impl Client {
         stream.set_read_timeout(Some(limit))?;
         stream.set_write_timeout(Some(limit))?;
         stream.write_all(line)?;
-        let mut answer = Vec::new();
-        BufReader::new(stream).read_until(b'\n', &mut answer)?;
-        if answer.ends_with(b"\n") { Ok(answer) } else { Err(io::ErrorKind::ConnectionReset.into()) }
+        next_answer(&mut BufReader::new(stream))
+    }
+
+    /// Asks for what is answered again and again, until the agent hangs up. Only the first
+    /// answer must come within `limit`.
+    pub fn stream(
+        &self,
+        request: &Request,
+        limit: Duration,
+    ) -> Result<impl Iterator<Item = Result<Response, ClientError>> + use<>, ClientError> {
+        let line = encode(request)?;
+        let classify = |source| self.classify(source, limit);
+        let mut stream = self.connect(limit).map_err(classify)?;
+        stream.set_read_timeout(Some(limit)).map_err(classify)?;
+        stream.set_write_timeout(Some(limit)).map_err(classify)?;
+        stream.write_all(&line).map_err(classify)?;
+        let (client, mut lines) = (self.clone(), BufReader::new(stream));
+        let mut ended = false;
+        Ok(std::iter::from_fn(move || {
+            if ended {
+                return None;
+            }
+            let answer = next_answer(&mut lines).and_then(|line| {
+                lines.get_ref().set_read_timeout(None)?;
+                Ok(line)
+            });
+            let answer = match answer {
+                Ok(line) => decode_response(&line).map_err(ClientError::from),
+                Err(source) => Err(client.classify(source, limit)),
+            };
+            let answer = answer.and_then(|response| match response {
+                Response::Failed(failure) => Err(failure.into()),
+                response => Ok(response),
+            });
+            ended = answer.is_err();
+            Some(answer)
+        }))
     }
 
     /// Connects within the limit: std would wait for ever for a full queue.
@@ -124,6 +158,13 @@ impl Client {
             _ => ClientError::Io { socket, source },
         }
     }
+}
+
+/// One line. An agent that hangs up in its middle has died.
+fn next_answer(lines: &mut impl BufRead) -> io::Result<Vec<u8>> {
+    let mut answer = Vec::new();
+    lines.read_until(b'\n', &mut answer)?;
+    if answer.ends_with(b"\n") { Ok(answer) } else { Err(io::ErrorKind::ConnectionReset.into()) }
 }
 
 #[cfg(test)]

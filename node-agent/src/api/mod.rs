@@ -6,6 +6,7 @@
 pub mod client;
 pub mod cni;
 pub mod flows;
+pub mod monitor;
 pub mod policy;
 pub mod protocol;
 pub mod server;

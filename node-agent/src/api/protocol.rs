@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{
     cni::{CniReply, CniRequest},
     flows::{FlowPage, FlowQuery},
+    monitor::{MonitorRequest, MonitorUpdate},
     policy::{PolicyQuery, PolicyReport},
     services::{EndpointList, EndpointQuery, ServiceList, ServiceQuery},
     status::StatusReport,
@@ -34,6 +35,8 @@ pub enum Request {
         /// its source as it stood when the request came.
         wait_ms: u64,
     },
+    /// What happens from now on, until the client hangs up.
+    Monitor(MonitorRequest),
     /// Which policies are in force.
     Policies(PolicyQuery),
     /// What is in force.
@@ -62,6 +65,8 @@ pub enum Response {
     Cni(CniReply),
     /// To [`Request::Status`].
     Status(Box<StatusReport>),
+    /// To [`Request::Monitor`], again and again.
+    Monitor(MonitorUpdate),
     /// To [`Request::Policies`].
     Policies(Box<PolicyReport>),
     /// To [`Inspection::Services`].

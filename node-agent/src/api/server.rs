@@ -21,6 +21,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
+    monitor::{self, Subscription},
     protocol::{Failure, FailureReason, MAX_REQUEST, Request, Response, decode_request, encode},
     socket_path,
 };
@@ -94,8 +95,9 @@ impl Server {
         Ok(Self { listener, path })
     }
 
-    /// Hands every request to `calls`, until its receiver is gone.
-    pub async fn serve(self, calls: mpsc::Sender<Call>) {
+    /// Hands every request to `calls`, until its receiver is gone; who wants to know what
+    /// happens, to `listeners`.
+    pub async fn serve(self, calls: mpsc::Sender<Call>, listeners: mpsc::Sender<Subscription>) {
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         while let Ok(permit) = connections.clone().acquire_owned().await {
             let accepted = tokio::select! {
@@ -104,9 +106,9 @@ impl Server {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let calls = calls.clone();
+                    let (calls, listeners) = (calls.clone(), listeners.clone());
                     tokio::spawn(async move {
-                        if let Err(e) = converse(stream, &calls).await {
+                        if let Err(e) = converse(stream, &calls, &listeners).await {
                             debug!(error = %e, "a client of the agent's socket was dropped");
                         }
                         drop(permit);
@@ -129,7 +131,11 @@ impl Drop for Server {
 }
 
 /// Answers one client's requests in turn, until it hangs up or misbehaves.
-async fn converse(stream: UnixStream, calls: &mpsc::Sender<Call>) -> io::Result<()> {
+async fn converse(
+    stream: UnixStream,
+    calls: &mpsc::Sender<Call>,
+    listeners: &mpsc::Sender<Subscription>,
+) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {
@@ -140,7 +146,12 @@ async fn converse(stream: UnixStream, calls: &mpsc::Sender<Call>) -> io::Result<
             return Ok(());
         }
         let complete = line.ends_with(b"\n") || line.len() < MAX_REQUEST;
-        let response = if complete { answer(&line, calls).await } else { bad_request("the line is too long") };
+        let response = match decode_request(&line) {
+            _ if !complete => bad_request("the line is too long"),
+            Ok(Request::Monitor(request)) => return monitor::stream(request, listeners, read, write).await,
+            Ok(request) => answer(request, calls).await,
+            Err(error) => bad_request(error),
+        };
         let bytes = encode(&response).map_err(io::Error::other)?;
         timeout(WRITE_TIMEOUT, write.write_all(&bytes)).await??;
         if !complete {
@@ -149,11 +160,7 @@ async fn converse(stream: UnixStream, calls: &mpsc::Sender<Call>) -> io::Result<
     }
 }
 
-async fn answer(line: &[u8], calls: &mpsc::Sender<Call>) -> Response {
-    let request = match decode_request(line) {
-        Ok(request) => request,
-        Err(e) => return bad_request(e),
-    };
+async fn answer(request: Request, calls: &mpsc::Sender<Call>) -> Response {
     let (sender, receiver) = oneshot::channel();
     let stopping = || Response::Failed(Failure::new(FailureReason::TryAgain, "the agent is stopping: try again"));
     if calls.send((request, sender)).await.is_err() {
@@ -183,7 +190,7 @@ mod tests {
         let _guard = runtime.enter();
         let server = Server::bind(run_dir.path()).unwrap();
         let (sender, mut calls) = mpsc::channel::<Call>(1);
-        runtime.spawn(server.serve(sender));
+        runtime.spawn(server.serve(sender, mpsc::channel(1).0));
         runtime.spawn(async move {
             while let Some((Request::Status { .. }, answer)) = calls.recv().await {
                 let _ = answer

@@ -11,7 +11,10 @@ use clap::{
     error::{Error, ErrorKind},
 };
 
-use super::ask::{EndpointArguments, FlowArguments, ServiceArguments, WhyArguments};
+use super::{
+    ask::{EndpointArguments, FlowArguments, ServiceArguments, WhyArguments},
+    monitor::MonitorArguments,
+};
 use crate::agent::{
     config_file,
     flags::Flags,
@@ -35,6 +38,8 @@ pub enum Command {
     Agent(Box<Flags>),
     /// Show how the agent is doing; fails unless it is in sync
     Status(StatusArguments),
+    /// Show what happens to traffic on this node, as it happens
+    Monitor(Box<MonitorArguments>),
     /// Show the policies in force, whom they select and what they denied
     Policy(PolicyArguments),
     /// Show Services as they are in force on this node; those that are named in detail

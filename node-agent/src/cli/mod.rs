@@ -7,6 +7,7 @@ pub mod ask;
 pub mod cleanup;
 pub mod endpoint;
 pub mod flow;
+pub mod monitor;
 pub mod policy;
 pub mod service;
 pub mod status;

@@ -12,6 +12,7 @@ mod sys;
 pub mod bpffs;
 pub mod cgroup;
 pub mod connections;
+pub mod event_tables;
 pub mod links;
 pub mod live_tables;
 pub mod map;

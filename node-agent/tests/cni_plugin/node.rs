@@ -211,7 +211,7 @@ async fn run_agent(
     let view = NodeView { name: "test-node", pod_cidrs, mtu: 1450, netns_cookie, in_force: &in_force };
     assert_eq!(service.restore(&view, &mut datapath).await, []);
     let (sender, mut calls) = mpsc::channel(16);
-    tokio::spawn(server.serve(sender));
+    tokio::spawn(server.serve(sender, tokio::sync::mpsc::channel(1).0));
     ready();
     loop {
         let (request, answer) = tokio::select! {

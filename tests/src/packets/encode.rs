@@ -4,8 +4,8 @@
 //! that moves makes the kernel's answers wrong here.
 
 use datapath::abi::{
-    Addr, AffinityKey, AffinityValue, Backend, Be16, BlockRef, FlowKey, FlowValue, FragmentKey, FragmentValue,
-    FrontendKey, FrontendValue, NetworkValue, NodeConfig, NodeState, PodValue,
+    Addr, AffinityKey, AffinityValue, Backend, Be16, BlockRef, Event, EventControl, FlowKey, FlowValue, FragmentKey,
+    FragmentValue, FrontendKey, FrontendValue, NetworkValue, NodeConfig, NodeState, PodValue,
 };
 
 /// A type with a fixed place for each of its bytes.
@@ -104,4 +104,9 @@ structures! {
     FlowValue { src, dst, src_port, dst_port, service, backend, generation, flags, last_seen }
     FragmentKey { src, dst, id, protocol }
     FragmentValue { src_port, dst_port, protocol }
+    Event {
+        time, src, dst, new_src, new_dst, src_port, dst_port, new_src_port, new_dst_port, service, backend, rule, reason,
+        set, kind, hook, protocol, pad
+    }
+    EventControl { until, per_tenth }
 }

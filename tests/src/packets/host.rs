@@ -6,6 +6,7 @@
 use std::fmt;
 
 use datapath::{
+    abi::{Event, EventHook},
     memory::{MemoryPacket, MemoryTables},
     paths::{self, Verdict, Work, glance},
     tables::Tables,
@@ -31,6 +32,8 @@ pub struct Record {
     pub verdict: Verdict,
     /// The packet after.
     pub packet: Vec<u8>,
+    /// What who listens is told of it, but for the time.
+    pub event: Option<Event>,
     /// The tables after.
     pub after: MemoryTables,
 }
@@ -46,7 +49,13 @@ impl fmt::Display for Record {
 
 /// Judges one packet.
 pub fn judge<T: Tables>(program: Program, tables: &mut T, frame: &Frame) -> (Verdict, Vec<u8>) {
-    let Some(family) = frame.family() else { return (Verdict::Pass, frame.packet.clone()) };
+    let (verdict, packet, _) = judge_and_tell(program, tables, frame);
+    (verdict, packet)
+}
+
+/// The same, and what who listens is told of it.
+fn judge_and_tell<T: Tables>(program: Program, tables: &mut T, frame: &Frame) -> (Verdict, Vec<u8>, Option<Event>) {
+    let Some(family) = frame.family() else { return (Verdict::Pass, frame.packet.clone(), None) };
     let mut packet = MemoryPacket(frame.packet.clone());
     let mut work = Work::EMPTY;
     let passes = match program {
@@ -55,7 +64,7 @@ pub fn judge<T: Tables>(program: Program, tables: &mut T, frame: &Frame) -> (Ver
         _ => false,
     };
     if passes {
-        return (Verdict::Pass, packet.0);
+        return (Verdict::Pass, packet.0, None);
     }
     let settled = match program {
         Program::FromPod => glance::from_pod(&mut packet, family, &mut work, tables),
@@ -66,7 +75,7 @@ pub fn judge<T: Tables>(program: Program, tables: &mut T, frame: &Frame) -> (Ver
         _ => false,
     };
     if settled {
-        return (work.verdict, packet.0);
+        return (work.verdict, packet.0, None);
     }
     match work.read(&packet, family) {
         Err(reason) => work.verdict = Verdict::Drop(reason),
@@ -84,14 +93,35 @@ pub fn judge<T: Tables>(program: Program, tables: &mut T, frame: &Frame) -> (Ver
             Program::ForwardedToOverlay => paths::to_overlay(&mut packet, &mut work, tables, false),
         },
     }
-    (work.verdict, packet.0)
+    let event = event(&work, program);
+    (work.verdict, packet.0, event)
+}
+
+fn event(work: &Work, program: Program) -> Option<Event> {
+    let dropped = match work.verdict {
+        Verdict::Drop(reason) => Some(reason),
+        _ => None,
+    };
+    if dropped.is_none() && !work.has_news() {
+        return None;
+    }
+    let hook = match program {
+        Program::FromPod | Program::FromShapedPod | Program::FromHeldPod => EventHook::FromPod,
+        Program::NodeToPod | Program::DeviceToPod | Program::ForwardedToPod => EventHook::ToPod,
+        Program::FromHost => EventHook::FromHost,
+        Program::FromHostLoopback => EventHook::Loopback,
+        Program::FromNetwork | Program::FromOverlay => EventHook::FromNetwork,
+        Program::ToNetwork => EventHook::ToNetwork,
+        Program::ToOverlay | Program::ForwardedToOverlay => EventHook::ToOverlay,
+    };
+    Some(paths::event(work, paths::kind(work, dropped), dropped, hook, 0))
 }
 
 /// Judges one packet and keeps what it did.
 pub fn record(name: String, program: Program, tables: &mut MemoryTables, frame: &Frame) -> Record {
     let before = tables.clone();
-    let (verdict, packet) = judge(program, tables, frame);
-    Record { name, program, frame: frame.clone(), before, verdict, packet, after: tables.clone() }
+    let (verdict, packet, event) = judge_and_tell(program, tables, frame);
+    Record { name, program, frame: frame.clone(), before, verdict, packet, event, after: tables.clone() }
 }
 
 /// Runs a case.

@@ -15,14 +15,14 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunOptions,
-    maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, PerCpuValues, lpm_trie},
+    maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, PerCpuValues, RingBuf, lpm_trie},
     programs::{SchedClassifier, Xdp},
     util::nr_cpus,
 };
 use datapath::{
     abi::{
-        AffinityKey, AffinityValue, Backend, DropReason, FlowKey, FlowValue, FragmentKey, FragmentValue, GATEWAY_MAC,
-        LAYOUT, NodeState, PodValue, UplinkValue,
+        AffinityKey, AffinityValue, Backend, DropReason, Event, EventControl, EventLoss, FlowKey, FlowValue,
+        FragmentKey, FragmentValue, GATEWAY_MAC, LAYOUT, NodeState, PodValue, UplinkValue,
     },
     memory::MemoryTables,
     paths::Verdict,
@@ -93,6 +93,7 @@ const TOLERANCE_SECONDS: u64 = 2;
 /// The programs, loaded but attached to nothing.
 pub struct Kernel {
     ebpf: Ebpf,
+    events: RingBuf<MapData>,
 }
 
 /// Whether the kernel ran the packet.
@@ -138,7 +139,8 @@ impl Kernel {
         }
         let wire: &mut Xdp = ebpf.program_mut(FROM_WIRE).context("the object has no from_wire")?.try_into()?;
         wire.load().with_context(|| format!("loading {FROM_WIRE}"))?;
-        Ok(Self { ebpf })
+        let events = RingBuf::try_from(ebpf.take_map("EVENTS").context("the object has no EVENTS")?)?;
+        Ok(Self { ebpf, events })
     }
 
     /// Runs the record's packet over its tables and compares all that came of it.
@@ -167,7 +169,50 @@ impl Kernel {
             ensure!(frame == expected, "the frame\n  became   {frame:02x?}\n  expected {expected:02x?}");
         }
         self.compare_tables(&record.after, &clock)?;
+        self.compare_events(record)?;
         Ok(Replayed::Equal)
+    }
+
+    /// Says whether somebody listens to events.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn listen(&mut self, control: &EventControl) -> Result<()> {
+        Ok(self.array::<16>("EVENT_CONTROL")?.set(0, control.bytes(), 0)?)
+    }
+
+    /// What has been told since this was last asked.
+    pub fn events(&mut self) -> Vec<Event> {
+        std::iter::from_fn(|| self.events.next().map(|bytes| Event::from_bytes(&bytes))).collect()
+    }
+
+    /// How many events were not told, by why.
+    ///
+    /// # Errors
+    /// The kernel refuses to say.
+    pub fn event_losses(&mut self) -> Result<Vec<u64>> {
+        self.per_cpu_sums("EVENT_LOSSES", EventLoss::COUNT)
+    }
+
+    fn compare_events(&mut self, record: &Record) -> Result<()> {
+        let heard = self.array::<16>("EVENT_CONTROL")?.get(&0, 0)? != [0; 16];
+        let told: Vec<_> = self.events().into_iter().map(|event| Event { time: 0, ..event }).collect();
+        let expected: Vec<_> = record.event.into_iter().filter(|_| heard).collect();
+        ensure!(told == expected, "told\n  {told:#?}\n  expected {expected:#?}");
+        Ok(())
+    }
+
+    /// Runs the record's packet over its tables so many times.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn run_again(&mut self, record: &Record, times: u32) -> Result<()> {
+        self.fill_tables(&record.before)?;
+        let sent = with_ethernet(record.program, &record.frame);
+        for _ in 0..times {
+            ensure!(self.run(record.program, &sent)?.is_some(), "the kernel refuses to run it");
+        }
+        Ok(())
     }
 
     /// What the program returns, and the frame after; `None`: the kernel doesn't run such a frame.
@@ -379,9 +424,13 @@ impl Kernel {
     }
 
     fn drops(&mut self) -> Result<Vec<u64>> {
-        let map = self.ebpf.map("DROPS").context("the object has no DROPS")?;
-        let drops: PerCpuArray<_, u64> = map.try_into()?;
-        (0..DropReason::COUNT).map(|reason| Ok(drops.get(&reason, 0)?.iter().sum())).collect()
+        self.per_cpu_sums("DROPS", DropReason::COUNT)
+    }
+
+    fn per_cpu_sums(&self, name: &str, count: u32) -> Result<Vec<u64>> {
+        let map = self.ebpf.map(name).with_context(|| format!("the object has no {name}"))?;
+        let counters: PerCpuArray<_, u64> = map.try_into()?;
+        (0..count).map(|index| Ok(counters.get(&index, 0)?.iter().sum())).collect()
     }
 
     fn compare_drops(&mut self, before: &[u64], record: &Record) -> Result<()> {

@@ -8,6 +8,7 @@ mod connections;
 mod forwarding;
 mod joining;
 mod latency;
+mod monitoring;
 mod policies;
 mod programs;
 mod stream;
@@ -56,6 +57,7 @@ pub const CASES: &[Case] = &[
         run: policies::run_at_scale,
     },
     Case { name: "joining", about: "1,000 other nodes, and one more that joins", run: joining::run },
+    Case { name: "monitoring", about: "what it costs that somebody listens", run: monitoring::run },
     Case { name: "programs", about: "cost per packet and size of each eBPF program", run: programs::run },
     Case { name: "xdp", about: "cost per packet at XDP", run: xdp::run },
     Case {
