@@ -148,8 +148,20 @@ impl Kernel {
     /// # Errors
     /// What differed.
     pub fn replay(&mut self, record: &Record) -> Result<Replayed> {
-        let clock = Clock::at(&record.before)?;
-        self.write(&record.before, &clock).context("writing the tables")?;
+        loop {
+            let clock = Clock::at(&record.before)?;
+            let replayed = self.replay_at(record, &clock);
+            // For the host no second has begun since the tables were written; in that of the
+            // kernel flows may be looked after.
+            if replayed.is_ok() || now()? / NANOS_PER_SECOND == clock.kernel / NANOS_PER_SECOND {
+                return replayed;
+            }
+            drop(self.events());
+        }
+    }
+
+    fn replay_at(&mut self, record: &Record, clock: &Clock) -> Result<Replayed> {
+        self.write(&record.before, clock).context("writing the tables")?;
         let drops_before = self.drops()?;
         let sent = with_ethernet(record.program, &record.frame);
         let Some((returned, frame)) = self.run(record.program, &sent)? else {
@@ -168,7 +180,7 @@ impl Kernel {
             let expected = expected_frame(record, &sent);
             ensure!(frame == expected, "the frame\n  became   {frame:02x?}\n  expected {expected:02x?}");
         }
-        self.compare_tables(&record.after, &clock)?;
+        self.compare_tables(&record.after, clock)?;
         self.compare_events(record)?;
         Ok(Replayed::Equal)
     }
