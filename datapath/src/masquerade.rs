@@ -102,9 +102,7 @@ pub const fn is_hidden(flags: u32, all: bool, client: Client, server: Server) ->
     }
 }
 
-/// The source address that the backend sees of a packet with these headers. A pod's that
-/// goes to an endpoint outside the cluster is hidden as whatever pods send there: with
-/// kube-proxy the CNI plugin's rule does it.
+/// The source address that the backend sees of a packet with these headers.
 ///
 /// Where the node has no address of the family, the frontend's must do.
 #[inline(always)]
@@ -117,12 +115,8 @@ pub fn source<T: Tables>(tables: &T, headers: &Headers, flags: u32, client: Clie
         return if destination::is_own(tables, &headers.dst) { headers.src } else { headers.dst };
     }
     let node = tables.node();
-    let of_node = node.map_or(0, |node| node.flags);
-    let all = of_node & NodeConfig::MASQUERADE_ALL != 0;
-    let pods = of_node & NodeConfig::MASQUERADE_PODS != 0;
-    // What is no pod's and no node's is outside.
-    let leaves = pods && client == Client::Pod && server == Server::Other && tables.network_kind(backend) == 0;
-    if !leaves && !is_hidden(flags, all, client, server) {
+    let all = node.is_some_and(|node| node.flags & NodeConfig::MASQUERADE_ALL != 0);
+    if !is_hidden(flags, all, client, server) {
         return headers.src;
     }
     match node.map_or(Addr::UNSPECIFIED, |node| node.address(headers.family)) {

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use tests::{
-    cluster::{Cluster, Outside, Pod},
+    cluster::{Cluster, Pod},
     manifest::{Endpoint, EndpointSlice, Service},
     on_both_paths,
     statistics::assert_uniform,
@@ -22,7 +22,6 @@ on_both_paths!(
     local_traffic_without_a_local_endpoint_is_dropped,
     local_traffic_stays_on_the_node,
     a_pod_reaches_itself,
-    an_endpoint_outside_sees_the_node,
     terminating_endpoints_serve_when_nothing_else_does,
 );
 
@@ -63,21 +62,6 @@ fn every_backend_answers(cluster: &Cluster) {
         for (transport, address) in frontends(&service) {
             let servers = Dial::new(client, transport, address).times(60).servers();
             assert_eq!(servers.len(), 3, "{} to {transport} {address}: {servers:?}", client.name());
-        }
-    });
-    cluster.delete(&service);
-}
-
-fn an_endpoint_outside_sees_the_node(cluster: &Cluster) {
-    let _server = Server::start(cluster.outside(), &[TCP, UDP]);
-    let service = cluster.service("beyond").tcp(80, TCP.1).udp(53, UDP.1);
-    let service = service.backends([Endpoint::new(&Outside::ADDRESSES)]);
-    cluster.apply(&service);
-    from_pod_and_node(cluster, |client| {
-        for (transport, address) in frontends(&service) {
-            let seen = Dial::new(client, transport, address).once().client();
-            let own = cluster.node().addresses();
-            assert!(own.contains(&seen), "{} to {transport} {address} is seen as {seen}", client.name());
         }
     });
     cluster.delete(&service);

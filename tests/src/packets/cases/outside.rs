@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use datapath::abi::{DropReason, Family, OVERLAY_PORT};
 
-use super::{CLIENT, CLUSTER_IP, OTHER, PROTOCOLS, SERVICE_PORT, name};
+use super::{CLIENT, OTHER, PROTOCOLS, name};
 use crate::packets::{
     build::{
         ACK, FIN_ACK, Packet, SYN, answering, echo_of, echo_reply, icmp, opening, port_unreachable, tcp, time_exceeded,
@@ -28,8 +28,6 @@ pub fn cases() -> Vec<Case> {
                 to_known_networks(protocol, family),
                 no_address_to_hide_behind(protocol, family),
                 becomes_a_service(protocol, family),
-                by_a_service(protocol, family, true),
-                by_a_service(protocol, family, false),
             ]);
         }
         cases.extend([
@@ -73,26 +71,6 @@ fn there_and_back(protocol: u8, family: Family) -> Case {
 }
 
 /// There is one port, and two pods want it for one server; a third packet is for another.
-/// An endpoint outside sees what it would have seen without the Service.
-fn by_a_service(protocol: u8, family: Family, masquerades: bool) -> Case {
-    let (client, server, hidden) = ends(family);
-    let seen = if masquerades { hidden } else { client };
-    let port = ServicePort { ip: CLUSTER_IP, port: SERVICE_PORT, protocol };
-    let world = if masquerades { world() } else { World::new() };
-    let dialled = CLUSTER_IP.at(family, SERVICE_PORT);
-    let first = opening(protocol, client, dialled);
-    let answer = answering(protocol, server, seen);
-    let name = format!("to outside by a Service, masqueraded: {masquerades}, {}", name(protocol, family));
-    let case = Case::new(name, world.with(port, &[(Place::Outside, WEB)])).packet(
-        FromPod,
-        &first,
-        Forward,
-        first.between(seen, server).hop(),
-    );
-    let case = case.packet(FromNetwork, &answer, ToPod(CLIENT), answer.between(dialled, client));
-    case.packet(FromPod, &first, Forward, first.between(seen, server).hop())
-}
-
 fn one_port_for_two_pods(protocol: u8, family: Family) -> Case {
     let (client, server, hidden) = ends(family);
     let other_server = Place::Outside.at(family, WEB + 1);
