@@ -64,6 +64,9 @@ const ROUTES: &str = "\
     ip link add out type veth peer name far && ip link set out up && ip link set far up && \
     ip route add default dev out && ip -6 route add default dev out";
 
+/// The ring in which programs tell what happens.
+const EVENTS: &str = "EVENTS";
+
 /// The XDP program.
 const FROM_WIRE: &str = "from_wire";
 
@@ -139,7 +142,7 @@ impl Kernel {
         }
         let wire: &mut Xdp = ebpf.program_mut(FROM_WIRE).context("the object has no from_wire")?.try_into()?;
         wire.load().with_context(|| format!("loading {FROM_WIRE}"))?;
-        let events = RingBuf::try_from(ebpf.take_map("EVENTS").context("the object has no EVENTS")?)?;
+        let events = RingBuf::try_from(ebpf.take_map(EVENTS).context("the object has no EVENTS")?)?;
         Ok(Self { ebpf, events })
     }
 
@@ -276,7 +279,8 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses one.
     pub fn pin(&self, directory: &Path) -> Result<()> {
-        for layout in LAYOUT {
+        // The ring is in other hands.
+        for layout in LAYOUT.iter().filter(|layout| layout.name != EVENTS) {
             let map = self.ebpf.map(layout.name).with_context(|| format!("the object has no {}", layout.name))?;
             map.pin(directory.join(layout.name)).with_context(|| format!("pinning {}", layout.name))?;
         }
