@@ -16,6 +16,7 @@ pub mod event;
 pub mod masquerade;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
+pub mod met;
 pub mod packet;
 pub mod paths;
 pub mod policy;

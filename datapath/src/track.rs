@@ -69,20 +69,26 @@ pub struct Found {
     pub service: u32,
 }
 
+/// What [`find_steady`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steady {
+    /// The packet's flow.
+    Found(Found),
+    /// Perhaps there is one.
+    Perhaps,
+    /// There is none.
+    Nothing,
+}
+
 /// [`find`], of packets like most: those in which there is nothing to note, and whose
-/// flow goes on. `None` says nothing.
+/// flow goes on.
 #[inline(always)]
-pub fn find_steady<T: Tables>(
-    tables: &mut T,
-    headers: &Headers,
-    key: &FlowKey,
-    becomes: &mut Ends,
-) -> Option<Option<Found>> {
+pub fn find_steady<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, becomes: &mut Ends) -> Steady {
     const NOT_STEADY: u8 = tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST;
     let asked = match headers.transport {
         Transport::Tcp(flags) if flags & NOT_STEADY == 0 => FlowValue::ESTABLISHED,
         Transport::Udp => 0,
-        _ => return None,
+        _ => return Steady::Perhaps,
     };
     let now = seconds(tables);
     let passed = tables.flow(key, |flow| {
@@ -92,13 +98,19 @@ pub fn find_steady<T: Tables>(
         let (service, backend, generation) = (flow.service, flow.backend, flow.generation);
         steady.then_some(Passed { flags: flow.flags, service, backend, generation, idle: 0 })
     });
-    let Some(passed) = passed else { return Some(None) };
-    let passed = passed?;
+    let passed = match passed {
+        Some(Some(passed)) => passed,
+        Some(None) => return Steady::Perhaps,
+        None => return Steady::Nothing,
+    };
     let reverse = passed.flags & FlowValue::REVERSE != 0;
     // As `goes_on` for what was idle for no second.
     let alive = reverse || asked != 0 || passed.service == 0 || backend_lives(tables, &passed);
     let out = passed.flags & FlowValue::OUT != 0;
-    alive.then_some(Some(Found { reverse, out, ended: false, announced: false, service: passed.service }))
+    if !alive {
+        return Steady::Perhaps;
+    }
+    Steady::Found(Found { reverse, out, ended: false, announced: false, service: passed.service })
 }
 
 /// Looks a packet's flow up, notes that it passed, and fills in what it becomes.

@@ -8,10 +8,7 @@ use datapath::{
     memory::MemoryPacket,
     paths::Work,
 };
-use node_agent::{
-    inspect::why::{self, Place as Meets},
-    kernel::live_tables::LiveTables,
-};
+use node_agent::{inspect::why::Place as Meets, kernel::live_tables::LiveTables};
 use proptest::{
     collection::vec,
     prelude::*,
@@ -188,7 +185,7 @@ fn check(
     };
     let mut live = LiveTables::open(maps).map_err(|error| fail("opening the tables", error.into()))?;
     let (mut work, mut packet) = (Work::EMPTY, MemoryPacket(frame.packet.clone()));
-    why::judge(place, &mut live, sent.family, &mut packet, &mut work);
+    place.met().judge(&mut packet, sent.family, &mut work, &mut live);
     if let Some(error) = live.trouble() {
         return Err(fail("reading the tables", error.into()));
     }

@@ -6,13 +6,14 @@
 
 use super::{
     Verdict, Work, to_other_node,
-    translate::{self, Changes, Steady},
+    translate::{self, Changes},
 };
 use crate::{
     abi::{Family, NetworkValue, PodValue, protocol},
     masquerade::Sender,
     packet::{Packet, bare::Bare, headers},
     tables::Tables,
+    track::Steady,
 };
 
 /// A packet that a pod sent: as [`into_pod`], or by its flow to wherever that leads, or to
@@ -28,22 +29,19 @@ pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, family: Family, work: &mut
 
 #[inline(never)]
 fn judge_from_pod<P: Packet, T: Tables>(packet: &P, family: Family, work: &mut Work, tables: &mut T) -> bool {
-    work.changes = Changes::NONE;
+    work.forget();
     let Some(bare) = Bare::read(packet, family) else { return false };
-    let suspects = suspects(bare.protocol);
-    if let Some(pod) = tables.pod(&bare.dst) {
-        let (flags, suspected) = (pod.flags, pod.nat_protocols & suspects != 0);
-        work.verdict = Verdict::ToPod(*pod);
-        return flags == 0
-            && (!suspected || headers::complete(packet, &bare, &mut work.headers) && answers(work, tables));
+    if let Some(pod) = tables.pod(&bare.dst).copied() {
+        return enters(packet, &bare, &pod, work, tables);
     }
+    let suspects = suspects(bare.protocol);
     let Some(nat) = tables.pod(&bare.src).map(|pod| pod.nat_protocols) else { return false };
     if nat & (suspects | PodValue::servers(suspects)) != 0 {
         if !headers::complete(packet, &bare, &mut work.headers) {
             return false;
         }
         match translate::find_steady(work, tables) {
-            Steady::Found => return goes(work, tables),
+            Steady::Found(_) => return goes(work, tables),
             Steady::Nothing => {}
             Steady::Perhaps => return false,
         }
@@ -73,11 +71,19 @@ fn goes<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
     }
 }
 
+/// Directs a packet into the pod of this node to which it is addressed, and says whether that is all.
+#[inline(always)]
+fn enters<P: Packet, T: Tables>(packet: &P, bare: &Bare, pod: &PodValue, work: &mut Work, tables: &mut T) -> bool {
+    work.verdict = Verdict::ToPod(*pod);
+    let suspected = pod.nat_protocols & suspects(bare.protocol) != 0;
+    pod.flags == 0 && (!suspected || headers::complete(packet, bare, &mut work.headers) && answers(work, tables))
+}
+
 /// Undoes the translation of a packet that answers one; false: nobody knows yet whether it does.
 #[inline(always)]
 fn answers<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
     match translate::find_steady(work, tables) {
-        Steady::Found => work.changes.ends = work.member.reverse,
+        Steady::Found(_) => work.changes.ends = work.member.reverse,
         Steady::Nothing => {}
         Steady::Perhaps => return false,
     }
@@ -99,12 +105,10 @@ pub fn into_pod<P: Packet, T: Tables>(packet: &mut P, family: Family, work: &mut
 /// know the pod.
 #[inline(never)]
 fn judge_into_pod<P: Packet, T: Tables>(packet: &P, family: Family, work: &mut Work, tables: &mut T) -> bool {
-    work.changes = Changes::NONE;
+    work.forget();
     let Some(bare) = Bare::read(packet, family) else { return false };
-    let Some(pod) = tables.pod(&bare.dst) else { return false };
-    let (flags, suspected) = (pod.flags, pod.nat_protocols & suspects(bare.protocol) != 0);
-    work.verdict = Verdict::ToPod(*pod);
-    flags == 0 && (!suspected || headers::complete(packet, &bare, &mut work.headers) && answers(work, tables))
+    let Some(pod) = tables.pod(&bare.dst).copied() else { return false };
+    enters(packet, &bare, &pod, work, tables)
 }
 
 /// A packet that the node's stack sends into a pod: on to it, if it is to get it as it is. One

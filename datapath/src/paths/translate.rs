@@ -23,7 +23,7 @@ use crate::{
     },
     select::{self, Dial, Refusal, Scope},
     tables::Tables,
-    track::{self, Found},
+    track::{self, Found, Steady},
 };
 
 /// A packet's place in a flow.
@@ -377,27 +377,15 @@ fn find_quoted<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T
     found.is_some()
 }
 
-/// What [`find_steady`] found.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Steady {
-    /// The packet's flow.
-    Found,
-    /// Perhaps there is one.
-    Perhaps,
-    /// There is none.
-    Nothing,
-}
-
 /// Finds the flow of a whole packet with ports, of which nothing is to be noted.
 #[inline(always)]
 pub(super) fn find_steady<T: Tables>(work: &mut Work, tables: &mut T) -> Steady {
     work.key = work.headers.flow();
-    match track::find_steady(tables, &work.headers, &work.key, &mut work.ends) {
-        Some(Some(found)) => work.member = Member::of(found),
-        Some(None) => return Steady::Nothing,
-        None => return Steady::Perhaps,
+    let steady = track::find_steady(tables, &work.headers, &work.key, &mut work.ends);
+    if let Steady::Found(found) = steady {
+        work.member = Member::of(found);
     }
-    Steady::Found
+    steady
 }
 
 /// Whether the packet is one of those that tell their backend's node of their flow, which

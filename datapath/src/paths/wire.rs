@@ -9,7 +9,7 @@
 
 use super::{
     Work, names_loopback,
-    translate::{self, Prepared, Steady},
+    translate::{self, Prepared},
 };
 use crate::{
     abi::{Addr, Family, FlowValue, FrontendKey, PodValue},
@@ -20,6 +20,7 @@ use crate::{
         rewrite::{self, Ends, Plain},
     },
     tables::Tables,
+    track::Steady,
 };
 
 /// What became of a packet.
@@ -62,7 +63,7 @@ pub fn from_wire<P: Packet, T: Tables>(
         return Taken::Untouched;
     }
     let known = match translate::find_steady(work, tables) {
-        Steady::Found => Known::Flow,
+        Steady::Found(_) => Known::Flow,
         Steady::Nothing => Known::Not,
         Steady::Perhaps => look_up(work, tables),
     };

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use datapath::abi::{DropReason, Family};
+use datapath::{
+    abi::{DropReason, Family},
+    met::Met,
+};
 
 use super::{build::Packet, place::Place, world::World};
 
@@ -54,6 +57,26 @@ impl Program {
         Self::ToOverlay,
         Self::ForwardedToOverlay,
     ];
+}
+
+impl Program {
+    /// The same as the host build of the datapath has it.
+    pub const fn met(self) -> Met {
+        match self {
+            Self::FromPod => Met::FromPod,
+            Self::FromShapedPod => Met::FromShapedPod,
+            Self::FromHeldPod => Met::FromHeldPod,
+            Self::NodeToPod | Self::DeviceToPod => Met::ToPod { from_node: true },
+            Self::ForwardedToPod => Met::ToPod { from_node: false },
+            Self::FromHost => Met::FromHost,
+            Self::FromHostLoopback => Met::FromHostLoopback,
+            Self::FromNetwork => Met::FromNetwork,
+            Self::FromOverlay => Met::FromOverlay,
+            Self::ToNetwork => Met::ToNetwork,
+            Self::ToOverlay => Met::ToOverlay { from_node: true },
+            Self::ForwardedToOverlay => Met::ToOverlay { from_node: false },
+        }
+    }
 }
 
 /// A frame without its addresses.

@@ -1,14 +1,12 @@
 //! Runs cases through the host build of the datapath.
-//!
-//! Around the decisions stands what the kernel programs do around them; it must
-//! be the same as in `ebpf-programs/src/traffic.rs`.
 
 use std::fmt;
 
 use datapath::{
-    abi::{Event, EventHook},
+    abi::Event,
     memory::{MemoryPacket, MemoryTables},
-    paths::{self, Verdict, Work, glance},
+    met::Met,
+    paths::{self, Verdict, Work},
     tables::Tables,
 };
 
@@ -58,46 +56,12 @@ fn judge_and_tell<T: Tables>(program: Program, tables: &mut T, frame: &Frame) ->
     let Some(family) = frame.family() else { return (Verdict::Pass, frame.packet.clone(), None) };
     let mut packet = MemoryPacket(frame.packet.clone());
     let mut work = Work::EMPTY;
-    let passes = match program {
-        Program::FromNetwork => paths::carries_overlay(&packet, family, tables),
-        Program::ToNetwork => !paths::node_may_answer(tables),
-        _ => false,
-    };
-    if passes {
-        return (Verdict::Pass, packet.0, None);
-    }
-    let settled = match program {
-        Program::FromPod => glance::from_pod(&mut packet, family, &mut work, tables),
-        Program::FromNetwork | Program::FromOverlay => glance::into_pod(&mut packet, family, &mut work, tables),
-        Program::NodeToPod | Program::DeviceToPod | Program::ForwardedToPod => {
-            glance::to_pod(&packet, family, &mut work, tables)
-        }
-        _ => false,
-    };
-    if settled {
-        return (work.verdict, packet.0, None);
-    }
-    match work.read(&packet, family) {
-        Err(reason) => work.verdict = Verdict::Drop(reason),
-        Ok(()) => match program {
-            Program::FromPod => paths::from_pod(&mut packet, &mut work, tables),
-            Program::FromShapedPod => paths::from_shaped_pod(&mut packet, &mut work, tables),
-            Program::FromHeldPod => paths::from_held_pod(&mut work, tables),
-            Program::NodeToPod | Program::DeviceToPod => paths::to_pod(&mut packet, &mut work, tables, true),
-            Program::ForwardedToPod => paths::to_pod(&mut packet, &mut work, tables, false),
-            Program::FromHost => paths::from_host(&mut packet, &mut work, tables),
-            Program::FromHostLoopback => paths::from_host_loopback(&mut packet, &mut work, tables),
-            Program::FromNetwork | Program::FromOverlay => paths::from_network(&mut packet, &mut work, tables),
-            Program::ToNetwork => paths::to_network(&mut packet, &mut work, tables),
-            Program::ToOverlay => paths::to_overlay(&mut packet, &mut work, tables, true),
-            Program::ForwardedToOverlay => paths::to_overlay(&mut packet, &mut work, tables, false),
-        },
-    }
-    let event = event(&work, program);
-    (work.verdict, packet.0, event)
+    let met = program.met();
+    met.judge(&mut packet, family, &mut work, tables);
+    (work.verdict, packet.0, event(&work, met))
 }
 
-fn event(work: &Work, program: Program) -> Option<Event> {
+fn event(work: &Work, met: Met) -> Option<Event> {
     let dropped = match work.verdict {
         Verdict::Drop(reason) => Some(reason),
         _ => None,
@@ -105,16 +69,7 @@ fn event(work: &Work, program: Program) -> Option<Event> {
     if dropped.is_none() && !work.has_news() {
         return None;
     }
-    let hook = match program {
-        Program::FromPod | Program::FromShapedPod | Program::FromHeldPod => EventHook::FromPod,
-        Program::NodeToPod | Program::DeviceToPod | Program::ForwardedToPod => EventHook::ToPod,
-        Program::FromHost => EventHook::FromHost,
-        Program::FromHostLoopback => EventHook::Loopback,
-        Program::FromNetwork | Program::FromOverlay => EventHook::FromNetwork,
-        Program::ToNetwork => EventHook::ToNetwork,
-        Program::ToOverlay | Program::ForwardedToOverlay => EventHook::ToOverlay,
-    };
-    Some(paths::event(work, paths::kind(work, dropped), dropped, hook, 0))
+    Some(paths::event(work, paths::kind(work, dropped), dropped, met.hook(), 0))
 }
 
 /// Judges one packet and keeps what it did.

@@ -22,7 +22,7 @@ use datapath::{
     socket::{self, Call, SocketVerdict},
     tables::Tables,
 };
-pub use place::{Place, judge};
+pub use place::Place;
 
 use self::{
     probe::Ends,
@@ -193,7 +193,7 @@ impl<T: Tables> Asked<'_, T> {
         let key = key(&self.client, self.port, dialled, self.probe);
         let follows = self.tables.flow(&key, |flow| flow.last_seen);
         let mut work = Work::EMPTY;
-        judge(place, self.tables, family, &mut packet, &mut work);
+        place.met().judge(&mut packet, family, &mut work, self.tables);
         let flow = self.tables.flow(&key, |flow| *flow);
         let becomes = flow.map_or(*dialled, |flow| Dialled { addr: flow.dst, port: flow.dst_port.get() });
 
