@@ -17,11 +17,17 @@ pub struct Asked {
     nanos: u64,
 }
 
+/// The number of the kernel's tick.
+#[inline(always)]
+pub fn tick() -> u64 {
+    // SAFETY: the helper takes nothing and touches no memory. The kernel replaces the call by a load.
+    unsafe { bpf_jiffies64() }
+}
+
 /// Monotonic nanoseconds.
 #[inline(always)]
 pub fn now() -> u64 {
-    // SAFETY: the helper takes nothing and touches no memory. The kernel replaces the call by a load.
-    let tick = unsafe { bpf_jiffies64() };
+    let tick = tick();
     let Some(asked) = maps::CLOCK.get_ptr_mut(0) else { return ask() };
     // SAFETY: the map gave a valid pointer to memory of this CPU's own. A program that interrupts
     // this one leaves a time of the same tick or of a later one; if the tick's number is then

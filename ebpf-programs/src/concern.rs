@@ -4,10 +4,9 @@
 //! Invariant: what is answered here, the table has said within [`HOLDS`]. Nobody may rely on
 //! an answer for more than to leave a packet to tc or to look closer.
 
-use aya_ebpf::helpers::generated::bpf_jiffies64;
 use datapath::{abi::Addr, paths::wire};
 
-use crate::{maps, tables::KernelTables};
+use crate::{clock, maps, tables::KernelTables};
 
 /// How long an answer holds, in ticks of the kernel.
 const HOLDS: u64 = 16;
@@ -30,15 +29,13 @@ impl Concern {
 /// Whether a packet to this address may be any of ours.
 #[inline(always)]
 pub fn is_ours(dst: &Addr) -> bool {
-    let mixed = (dst.0[3] ^ dst.0[2]).wrapping_mul(0x9e37_79b1);
-    let Some(slot) = maps::CONCERNS.get_ptr_mut(mixed / (u32::MAX / Concern::SLOTS + 1)) else {
+    let Some(slot) = maps::CONCERNS.get_ptr_mut(maps::slot(dst.0[3] ^ dst.0[2], Concern::SLOTS)) else {
         return wire::concerns(dst, &KernelTables);
     };
     // SAFETY: the map gave a valid pointer to memory of this CPU's own, which no other
     // program run uses before this one has ended. All zero is a valid value.
     let known = unsafe { &mut *slot };
-    // SAFETY: the helper takes nothing and touches no memory. The kernel replaces the call by a load.
-    let tick = unsafe { bpf_jiffies64() };
+    let tick = clock::tick();
     if known.until <= tick || known.addr != *dst {
         *known = Concern { addr: *dst, until: tick + HOLDS, concerns: u64::from(wire::concerns(dst, &KernelTables)) };
     }

@@ -122,3 +122,9 @@ pub static CONCERNS: PerCpuArray<Concern> = PerCpuArray::with_max_entries(Concer
 /// Where packets were last sent by XDP. Of no concern to the agent, and never pinned.
 #[map]
 pub static NEXT_HOPS: PerCpuArray<NextHop> = PerCpuArray::with_max_entries(NextHop::SLOTS, 0);
+
+/// In which of so many slots, a power of two, something is remembered that mixes to this.
+#[inline(always)]
+pub const fn slot(mixed: u32, slots: u32) -> u32 {
+    mixed.wrapping_mul(0x9e37_79b1) / (u32::MAX / slots + 1)
+}

@@ -49,8 +49,8 @@ impl NextHop {
     #[inline(always)]
     pub fn find(frame: &Frame, headers: &Headers, ends: &Ends) -> Option<&'static Self> {
         let ports = join_ports(ends.src_port, ends.dst_port);
-        let mixed = (ends.dst.0[3] ^ ends.src.0[3].rotate_left(16) ^ ports).wrapping_mul(0x9e37_79b1);
-        let slot = maps::NEXT_HOPS.get_ptr_mut(mixed / (u32::MAX / Self::SLOTS + 1))?;
+        let mixed = ends.dst.0[3] ^ ends.src.0[3].rotate_left(16) ^ ports;
+        let slot = maps::NEXT_HOPS.get_ptr_mut(maps::slot(mixed, Self::SLOTS))?;
         // SAFETY: the map gave a valid pointer to memory of this CPU's own, which no other
         // program run uses before this one has ended. All zero is a valid value.
         let known = unsafe { &mut *slot };

@@ -8,8 +8,6 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
     process::Command,
-    thread,
-    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -28,12 +26,10 @@ use datapath::{
     paths::Verdict,
     tables::Tables,
 };
-use nix::{
-    sched::{CloneFlags, unshare},
-    time::{ClockId, clock_gettime},
-};
+use nix::sched::{CloneFlags, unshare};
 
 use super::{
+    ages::{Clock, NANOS_PER_SECOND, same_but_for_time},
     case::{Frame, Program},
     encode::Encode,
     host::Record,
@@ -87,11 +83,6 @@ const ETHERNET: usize = 14;
 const TC_ACT_UNSPEC: i32 = -1;
 const TC_ACT_SHOT: i32 = 2;
 const TC_ACT_REDIRECT: i32 = 7;
-
-const NANOS_PER_SECOND: u64 = 1_000_000_000;
-
-/// How far ages may differ: the kernel's clock goes on while the host's stands.
-const TOLERANCE_SECONDS: u64 = 2;
 
 /// The programs, loaded but attached to nothing.
 pub struct Kernel {
@@ -156,7 +147,7 @@ impl Kernel {
             let replayed = self.replay_at(record, &clock);
             // For the host no second has begun since the tables were written; in that of the
             // kernel flows may be looked after.
-            if replayed.is_ok() || now()? / NANOS_PER_SECOND == clock.kernel / NANOS_PER_SECOND {
+            if replayed.is_ok() || clock.is_in_its_second()? {
                 return replayed;
             }
             drop(self.events());
@@ -472,54 +463,6 @@ const EMPTY_BACKEND: Backend = Backend {
     pad: 0,
 };
 
-/// The same moment by two clocks, in nanoseconds.
-struct Clock {
-    host: u64,
-    kernel: u64,
-}
-
-impl Clock {
-    /// Now; on a machine that has just booted, as soon as nothing in the tables is older than it.
-    fn at(tables: &MemoryTables) -> Result<Self> {
-        let flows = tables.flows.values().map(|flow| u64::from(flow.last_seen) * NANOS_PER_SECOND);
-        let oldest = tables.affinity.values().map(|bound| bound.last_used).chain(flows).min().unwrap_or(tables.now);
-        let age = tables.now - oldest;
-        loop {
-            let kernel = now()?;
-            if kernel > age {
-                return Ok(Self { host: tables.now, kernel });
-            }
-            thread::sleep(Duration::from_nanos(age - kernel).max(Duration::from_millis(10)));
-        }
-    }
-
-    fn seconds(&self, host: u32) -> u32 {
-        let age = self.host / NANOS_PER_SECOND - u64::from(host);
-        (self.kernel / NANOS_PER_SECOND - age) as u32
-    }
-
-    fn flows_for_kernel(&self, flows: &HashMap<FlowKey, FlowValue>) -> HashMap<FlowKey, FlowValue> {
-        flows.iter().map(|(key, flow)| (*key, FlowValue { last_seen: self.seconds(flow.last_seen), ..*flow })).collect()
-    }
-
-    fn affinity_for_kernel(
-        &self,
-        affinity: &HashMap<AffinityKey, AffinityValue>,
-    ) -> HashMap<AffinityKey, AffinityValue> {
-        let since_boot = |used: u64| self.kernel - (self.host - used);
-        affinity
-            .iter()
-            .map(|(key, bound)| (*key, AffinityValue { last_used: since_boot(bound.last_used), ..*bound }))
-            .collect()
-    }
-}
-
-/// The clock that the programs read.
-fn now() -> Result<u64> {
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).context("reading the clock")?;
-    Ok(time.tv_sec() as u64 * NANOS_PER_SECOND + time.tv_nsec() as u64)
-}
-
 fn encode<K: Encode, V: Encode, const KB: usize, const VB: usize>(
     table: &HashMap<K, V>,
 ) -> BTreeMap<[u8; KB], [u8; VB]> {
@@ -530,27 +473,6 @@ fn decode<K: Encode + Eq + std::hash::Hash, V: Encode, const KB: usize, const VB
     table: &BTreeMap<[u8; KB], [u8; VB]>,
 ) -> HashMap<K, V> {
     table.iter().map(|(key, value)| (K::from_bytes(key), V::from_bytes(value))).collect()
-}
-
-/// Compares two tables; `split` parts a value into what must be equal and a time in seconds.
-fn same_but_for_time<K, V>(
-    table: &str,
-    kernel: &HashMap<K, V>,
-    host: &HashMap<K, V>,
-    split: impl Fn(&V) -> (V, u64),
-) -> Result<()>
-where
-    K: Eq + std::hash::Hash + std::fmt::Debug,
-    V: PartialEq + std::fmt::Debug,
-{
-    let differs = || anyhow!("{table}\n  kernel {kernel:?}\n  host   {host:?}");
-    ensure!(kernel.len() == host.len(), differs());
-    for (key, kernel) in kernel {
-        let (kernel, kernel_time) = split(kernel);
-        let (host, host_time) = split(host.get(key).ok_or_else(differs)?);
-        ensure!(kernel == host && kernel_time.abs_diff(host_time) <= TOLERANCE_SECONDS, differs());
-    }
-    Ok(())
 }
 
 fn with_ethernet(program: Program, frame: &Frame) -> Vec<u8> {

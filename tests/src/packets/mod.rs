@@ -10,6 +10,7 @@
 //! library that the datapath doesn't use, [`case`] is the table's shape and [`cases`] the table,
 //! [`stream`] makes random worlds and packets. [`host`] and [`kernel`] run them.
 
+mod ages;
 pub mod build;
 pub mod case;
 pub mod cases;
