@@ -171,7 +171,7 @@ impl Hub {
             return Ok(());
         }
         self.look_up(&events).await;
-        let clock = render::Clock::now()?;
+        let clock = render::Clock::now();
         for event in &events {
             let Some(report) = render::report(event, &self.book.names, &clock) else { continue };
             let takers = self.listeners.iter().filter(|listener| listener.request.filter.takes(&report));

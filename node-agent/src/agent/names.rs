@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     cni::attachment::Attachment,
+    inspect::pod_addresses,
     model::{
         Model,
         objects::{Node, Service},
@@ -50,7 +51,7 @@ pub struct Names {
 
 /// What the model, and pods that are wired but may not have told their addresses yet, say.
 pub fn find<'a>(
-    model: &Model,
+    model: &'a Model,
     wired: impl Iterator<Item = &'a Attachment>,
     addresses: &BTreeSet<IpAddr>,
     places: &BTreeSet<Place>,
@@ -61,16 +62,8 @@ pub fn find<'a>(
             names.nodes.insert(*address, node.key.name.to_string());
         }
     }
-    for pod in model.pods().filter(|pod| !pod.host_network && !pod.finished) {
-        for address in pod.ips.iter().filter(|address| addresses.contains(address)) {
-            names.pods.insert(*address, pod.key.to_string());
-        }
-    }
-    for attachment in wired {
-        let Some(pod) = &attachment.pod else { continue };
-        for address in attachment.addresses.iter().filter(|address| addresses.contains(address)) {
-            names.pods.insert(*address, format!("{}/{}", pod.namespace, pod.name));
-        }
+    for (address, key) in pod_addresses(model.pods(), wired).filter(|(address, _)| addresses.contains(address)) {
+        names.pods.insert(address, key.to_string());
     }
     if !places.is_empty() {
         let of_node: BTreeSet<IpAddr> = model.own_node().map(own_addresses).unwrap_or_default();

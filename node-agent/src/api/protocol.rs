@@ -119,6 +119,14 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// The agent's answer is that to another request.
+    pub fn other_answer() -> Self {
+        let message = "the agent answered something else than was asked; restart it with this binary's version";
+        Self::new(FailureReason::BadRequest, message)
+    }
+}
+
 impl From<Result<CniReply, Failure>> for Response {
     fn from(result: Result<CniReply, Failure>) -> Self {
         result.map_or_else(Self::Failed, Self::Cni)

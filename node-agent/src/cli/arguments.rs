@@ -12,14 +12,10 @@ use clap::{
 };
 
 use super::{
-    ask::{EndpointArguments, FlowArguments, ServiceArguments, WhyArguments},
+    ask::{AskArguments, EndpointArguments, FlowArguments, ServiceArguments, WhyArguments},
     monitor::MonitorArguments,
 };
-use crate::agent::{
-    config_file,
-    flags::Flags,
-    paths::{PathFlags, parse_absolute},
-};
+use crate::agent::{config_file, flags::Flags, paths::PathFlags};
 
 /// eBPF node networking and service proxy for Kubernetes.
 #[derive(Parser, Clone, Debug)]
@@ -71,16 +67,12 @@ pub enum Format {
 /// Arguments of `fairlead status`.
 #[derive(Args, Clone, Debug)]
 pub struct StatusArguments {
-    /// The agent's run directory
-    #[arg(long, env = "FAIRLEAD_RUN_DIR", default_value = "/run/fairlead", value_name = "DIR",
-          value_parser = parse_absolute)]
-    pub run_dir: PathBuf,
     /// Wait so long for the agent's socket and for sync, such as 500ms, 30s or 2m
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub wait: Option<Duration>,
-    /// How to print
-    #[arg(short, long, default_value = "table")]
-    pub output: Format,
+    /// Whom to ask, and how to print
+    #[command(flatten)]
+    pub ask: AskArguments,
 }
 
 /// Arguments of `fairlead policy`.
@@ -94,13 +86,9 @@ pub struct PolicyArguments {
     /// Only policies that select this pod of the node
     #[arg(long, value_name = "NAMESPACE/NAME")]
     pub pod: Option<String>,
-    /// The agent's run directory
-    #[arg(long, env = "FAIRLEAD_RUN_DIR", default_value = "/run/fairlead", value_name = "DIR",
-          value_parser = parse_absolute)]
-    pub run_dir: PathBuf,
-    /// How to print
-    #[arg(short, long, default_value = "table")]
-    pub output: Format,
+    /// Whom to ask, and how to print
+    #[command(flatten)]
+    pub ask: AskArguments,
 }
 
 /// Arguments of `fairlead cleanup`.

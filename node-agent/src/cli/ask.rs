@@ -12,7 +12,7 @@ use crate::{
     agent::paths::parse_absolute,
     api::{
         client::{Client, ClientError},
-        protocol::{Failure, FailureReason, Inspection, Request, Response},
+        protocol::{Failure, Inspection, Request, Response},
         why::{Probe, Target},
     },
 };
@@ -142,8 +142,7 @@ pub enum AskError {
 impl AskError {
     /// The answer is that of another question.
     pub(super) fn other_answer() -> Self {
-        let message = "the agent answered something else than was asked; restart it with this binary's version";
-        Self::Client(Failure::new(FailureReason::BadRequest, message).into())
+        Self::Client(Failure::other_answer().into())
     }
 
     /// Nothing, if whoever reads what is printed has read enough.

@@ -21,7 +21,7 @@ use crate::{
     api::{
         client::{Client, ClientError},
         monitor::{Filter, MonitorRequest, MonitorUpdate, Verdict},
-        protocol::{Failure, FailureReason, Request, Response},
+        protocol::{Failure, Request, Response},
     },
 };
 
@@ -126,10 +126,7 @@ fn listen(arguments: &MonitorArguments, mut show: impl FnMut(&MonitorUpdate) -> 
     for answer in answers {
         match answer.map_err(Ended::Agent)? {
             Response::Monitor(update) => show(&update).map_err(Ended::Output)?,
-            _ => {
-                let message = "the agent answered something else than was asked; restart it with this binary's version";
-                return Err(Ended::Agent(Failure::new(FailureReason::BadRequest, message).into()));
-            }
+            _ => return Err(Ended::Agent(Failure::other_answer().into())),
         }
     }
     Ok(())

@@ -1,17 +1,23 @@
 //! `fairlead policy`.
 
-use std::{io, process::ExitCode, time::Duration};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    time::Duration,
+};
 
 use owo_colors::OwoColorize;
 
 use super::{
     arguments::{Format, PolicyArguments},
     print_json,
+    table::Table,
+    terminal,
 };
 use crate::api::{
     client::{Client, ClientError},
     policy::{DirectionEntry, PolicyEntry, PolicyQuery, PolicyReport},
-    protocol::{Failure, FailureReason, Request, Response},
+    protocol::{Failure, Request, Response},
 };
 
 /// How long the agent may take to answer.
@@ -28,9 +34,13 @@ pub fn run(arguments: &PolicyArguments) -> io::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    match arguments.output {
+    match arguments.ask.output {
         Format::Json => print_json(&report)?,
-        Format::Table => anstream::print!("{}", table(&report)),
+        Format::Table => {
+            let mut out = terminal();
+            lines(&mut out, &report)?;
+            out.flush()?;
+        }
     }
     let is_missing = report.policies.is_empty() && arguments.name.is_some();
     Ok(if is_missing { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -42,46 +52,27 @@ fn ask(arguments: &PolicyArguments) -> Result<PolicyReport, ClientError> {
         name: arguments.name.clone(),
         pod: arguments.pod.clone(),
     };
-    match Client::new(&arguments.run_dir).call(&Request::Policies(query), PATIENCE)? {
+    match Client::new(&arguments.ask.run_dir).call(&Request::Policies(query), PATIENCE)? {
         Response::Policies(report) => Ok(*report),
-        _ => {
-            let message = "the agent answered something else than was asked; restart it with this binary's version";
-            Err(Failure::new(FailureReason::BadRequest, message).into())
-        }
+        _ => Err(Failure::other_answer().into()),
     }
 }
 
 /// The report for people: a line for each rule, under the first of which its policy's name stands.
-fn table(report: &PolicyReport) -> String {
-    const HEADER: [&str; 8] = ["POLICY", "TIER", "PODS", "RULE", "ACTION", "PEERS", "PORTS", "DENIED"];
-    let mut rows = vec![HEADER.map(str::to_owned)];
-    let mut problems = Vec::new();
+fn lines(out: &mut impl Write, report: &PolicyReport) -> io::Result<()> {
+    let mut table = Table::new(["POLICY", "TIER", "PODS", "RULE", "ACTION", "PEERS", "PORTS", "DENIED"]);
     for policy in &report.policies {
-        let name = name(policy);
-        rows.extend(rules_of(policy, &name));
-        if !policy.problem.is_empty() {
-            problems.push(format!("{} {}\n", format_args!("{} {name}:", policy.kind).yellow(), policy.problem));
-        }
+        rules_of(policy, &name(policy)).into_iter().for_each(|row| table.row(row));
     }
-    let mut widths = [0; HEADER.len()];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
+    table.write_head(out)?;
+    table.write_rows(out)?;
+    for policy in report.policies.iter().filter(|policy| !policy.problem.is_empty()) {
+        writeln!(out, "{} {}", format_args!("{} {}:", policy.kind, name(policy)).yellow(), policy.problem)?;
     }
-    let mut out = String::new();
-    for (i, row) in rows.iter().enumerate() {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        let line = cells.collect::<Vec<_>>().join("  ").trim_end().to_owned();
-        let line = if i == 0 { line.bold().to_string() } else { line };
-        out.push_str(&line);
-        out.push('\n');
-    }
-    out.extend(problems);
     if report.denied_otherwise > 0 {
-        out.push_str(&format!("{} packets denied by what is no more\n", report.denied_otherwise));
+        writeln!(out, "{} packets denied by what is no more", report.denied_otherwise)?;
     }
-    out
+    Ok(())
 }
 
 fn name(policy: &PolicyEntry) -> String {
@@ -158,7 +149,9 @@ mod tests {
             problem: String::new(),
         };
         let report = PolicyReport { policies: vec![of_cluster, policy], denied_otherwise: 3 };
-        let plain = anstream::adapter::strip_str(&table(&report)).to_string();
+        let mut out = Vec::new();
+        lines(&mut out, &report).unwrap();
+        let plain = anstream::adapter::strip_str(&String::from_utf8(out).unwrap()).to_string();
         let expected = "\
 POLICY    TIER      PODS  RULE        ACTION   PEERS         PORTS   DENIED
 no-ssh    Admin 10  0     egress[0]   Deny     pods app=web  TCP 80  7

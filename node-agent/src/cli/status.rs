@@ -16,7 +16,7 @@ use super::{
 };
 use crate::api::{
     client::{Client, ClientError},
-    protocol::{Failure, FailureReason, Request, Response},
+    protocol::{Failure, Request, Response},
     status::StatusReport,
 };
 
@@ -27,14 +27,14 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// Shows how the agent is doing; succeeds if it is in sync.
 pub fn run(arguments: &StatusArguments) -> io::Result<ExitCode> {
-    let report = match ask(&arguments.run_dir, arguments.wait) {
+    let report = match ask(&arguments.ask.run_dir, arguments.wait) {
         Ok(report) => report,
         Err(error) => {
             anstream::eprintln!("fairlead: {error}");
             return Ok(ExitCode::FAILURE);
         }
     };
-    match arguments.output {
+    match arguments.ask.output {
         Format::Json => print_json(&report)?,
         Format::Table => anstream::print!("{}", table(&report)),
     }
@@ -49,10 +49,7 @@ fn ask(run_dir: &Path, wait: Option<Duration>) -> Result<StatusReport, ClientErr
         let request = Request::Status { wait_ms: left.as_millis().try_into().unwrap_or(u64::MAX) };
         match client.call(&request, left + PATIENCE) {
             Ok(Response::Status(report)) => return Ok(*report),
-            Ok(_) => {
-                let message = "the agent answered something else than was asked; restart it with this binary's version";
-                return Err(Failure::new(FailureReason::BadRequest, message).into());
-            }
+            Ok(_) => return Err(Failure::other_answer().into()),
             // It may be about to start, or restarting.
             Err(ClientError::NoAgent { .. } | ClientError::Failed(_)) if Instant::now() < deadline => {
                 thread::sleep(POLL.min(left));

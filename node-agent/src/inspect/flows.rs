@@ -7,10 +7,13 @@ use std::{
 
 use datapath::abi::{Addr, FlowKey, FlowValue, protocol};
 
-use super::{Names, Snapshot, not_found, protocol_name};
-use crate::api::{
-    flows::{FlowQuery, FlowReport},
-    protocol::Failure,
+use super::{GivenName, Names, Snapshot, protocol_name};
+use crate::{
+    api::{
+        flows::{FlowQuery, FlowReport},
+        protocol::Failure,
+    },
+    cni::attachment::Attachment,
 };
 
 /// Which flows are wanted.
@@ -29,29 +32,21 @@ impl FlowFilter {
     /// # Errors
     /// There is no such Pod or Service.
     pub fn new(snapshot: &Snapshot, query: &FlowQuery) -> Result<Self, Failure> {
-        let split = |name: &str| match name.split_once('/') {
-            Some((namespace, name)) => (namespace.to_owned(), name.to_owned()),
-            None => (query.namespace.clone().unwrap_or_else(|| "default".into()), name.to_owned()),
-        };
+        let namespace = query.namespace.as_deref().unwrap_or("default");
         let pod = query.pod.as_deref().map(|name| {
-            let (namespace, name) = split(name);
-            let of_pods =
-                snapshot.pods.iter().filter(|pod| (&*pod.key.namespace, &*pod.key.name) == (&*namespace, &*name));
-            let mut addresses: HashSet<Addr> =
-                of_pods.flat_map(|pod| pod.ips.iter().map(|ip| Addr::from(*ip))).collect();
-            let of_wired = snapshot.wired.iter().filter(|attachment| {
-                attachment.pod.as_ref().is_some_and(|pod| (&*pod.namespace, &*pod.name) == (&*namespace, &*name))
-            });
-            addresses.extend(of_wired.flat_map(|attachment| attachment.addresses.iter().map(|ip| Addr::from(*ip))));
-            if addresses.is_empty() { Err(not_found("Pod", Some(&namespace), &name)) } else { Ok(addresses) }
+            let name = GivenName::read(name, Some(namespace));
+            let of_pods = snapshot.pods.iter().filter(|pod| name.is_of(&pod.key)).flat_map(|pod| &pod.ips);
+            let is_it = |attachment: &&Attachment| attachment.pod.as_ref().is_some_and(|pod| name.is_of(&pod.key()));
+            let of_wired = snapshot.wired.iter().filter(is_it).flat_map(|attachment| &attachment.addresses);
+            let addresses: HashSet<Addr> = of_pods.chain(of_wired).map(|ip| Addr::from(*ip)).collect();
+            if addresses.is_empty() { Err(name.not_found("Pod")) } else { Ok(addresses) }
         });
         let services = query.service.as_deref().map(|name| {
-            let (namespace, name) = split(name);
-            let is_it = |key: &crate::model::objects::ObjectKey| (&*key.namespace, &*key.name) == (&*namespace, &*name);
-            let ids: HashSet<u32> =
-                snapshot.owners.iter().filter(|(_, owner)| is_it(&owner.key)).map(|(id, _)| *id).collect();
-            let is_known = snapshot.services.iter().any(|facts| is_it(&facts.service.key));
-            if ids.is_empty() && !is_known { Err(not_found("Service", Some(&namespace), &name)) } else { Ok(ids) }
+            let name = GivenName::read(name, Some(namespace));
+            let owned = snapshot.owners.iter().filter(|(_, owner)| name.is_of(&owner.key));
+            let ids: HashSet<u32> = owned.map(|(id, _)| *id).collect();
+            let is_known = snapshot.services.iter().any(|facts| name.is_of(&facts.service.key));
+            if ids.is_empty() && !is_known { Err(name.not_found("Service")) } else { Ok(ids) }
         });
         Ok(Self {
             pod: pod.transpose()?,

@@ -17,7 +17,7 @@ pub mod why;
 
 pub use endpoints::endpoints;
 pub use flows::{FlowFilter, report as flow};
-pub use names::Names;
+pub use names::{Names, pod_addresses};
 pub use services::services;
 pub use snapshot::{ServiceFacts, Snapshot};
 
@@ -41,21 +41,44 @@ fn protocol_name(number: u32) -> String {
     }
 }
 
-/// A name as people give it: `name` in the namespace that was said, or `namespace/name`.
+/// A name as people give it: `name` in the namespace that was said, if one was, or `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct GivenName {
+    namespace: Option<String>,
+    name: String,
+}
+
+impl GivenName {
+    fn read(text: &str, namespace: Option<&str>) -> Self {
+        let (namespace, name) = match text.split_once('/') {
+            Some((namespace, name)) => (Some(namespace), name),
+            None => (namespace, text),
+        };
+        Self { namespace: namespace.map(str::to_owned), name: name.to_owned() }
+    }
+
+    fn is_of(&self, key: &ObjectKey) -> bool {
+        *key.name == *self.name && self.namespace.as_deref().is_none_or(|namespace| *key.namespace == *namespace)
+    }
+
+    /// Nothing that is called so is known.
+    fn not_found(&self, kind: &str) -> Failure {
+        not_found(kind, self.namespace.as_deref(), &self.name)
+    }
+}
+
+/// Which objects are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameFilter {
     namespace: Option<String>,
-    names: Vec<(Option<String>, String)>,
+    names: Vec<GivenName>,
 }
 
 impl NameFilter {
     /// Of these names; of all, if there are none.
     pub fn new(namespace: Option<&str>, names: &[String]) -> Self {
-        let split = |name: &String| match name.split_once('/') {
-            Some((namespace, name)) => (Some(namespace.to_owned()), name.to_owned()),
-            None => (namespace.map(str::to_owned), name.clone()),
-        };
-        Self { namespace: namespace.map(str::to_owned), names: names.iter().map(split).collect() }
+        let names = names.iter().map(|name| GivenName::read(name, namespace)).collect();
+        Self { namespace: namespace.map(str::to_owned), names }
     }
 
     /// Whether an object is meant.
@@ -63,22 +86,15 @@ impl NameFilter {
         if self.names.is_empty() {
             return self.namespace.as_deref().is_none_or(|namespace| *key.namespace == *namespace);
         }
-        self.names.iter().any(|(namespace, name)| {
-            *key.name == **name && namespace.as_deref().is_none_or(|namespace| *key.namespace == *namespace)
-        })
+        self.names.iter().any(|name| name.is_of(key))
     }
 
     /// The first name of which none of these objects is.
     pub fn missing<'a>(&self, kind: &str, keys: impl Iterator<Item = &'a ObjectKey> + Clone) -> Result<(), Failure> {
-        for (namespace, name) in &self.names {
-            let is_it = |key: &ObjectKey| {
-                *key.name == **name && namespace.as_deref().is_none_or(|namespace| *key.namespace == *namespace)
-            };
-            if !keys.clone().any(is_it) {
-                return Err(not_found(kind, namespace.as_deref(), name));
-            }
+        match self.names.iter().find(|name| !keys.clone().any(|key| name.is_of(key))) {
+            Some(name) => Err(name.not_found(kind)),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Whose an address is, as `namespace/name` of a Pod or `node/name`.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     net::{IpAddr, SocketAddr},
 };
@@ -8,7 +9,26 @@ use std::{
 use datapath::abi::{Addr, Backend};
 
 use super::Snapshot;
-use crate::api::{flows::EndReport, services::BackendReport};
+use crate::{
+    api::{flows::EndReport, services::BackendReport},
+    cni::attachment::Attachment,
+    model::objects::{ObjectKey, Pod},
+};
+
+/// Each address of a pod's own, with the Pod; of two that have one the later has it. A pod of
+/// this node has the addresses that it was wired with, though it may not have told them yet.
+pub fn pod_addresses<'a>(
+    pods: impl Iterator<Item = &'a Pod>,
+    wired: impl Iterator<Item = &'a Attachment>,
+) -> impl Iterator<Item = (IpAddr, Cow<'a, ObjectKey>)> {
+    let told = pods
+        .filter(|pod| !pod.host_network && !pod.finished)
+        .flat_map(|pod| pod.ips.iter().map(|ip| (*ip, Cow::Borrowed(&pod.key))));
+    let given = wired
+        .filter_map(|attachment| Some((attachment, attachment.pod.as_ref()?)))
+        .flat_map(|(attachment, pod)| attachment.addresses.iter().map(|ip| (*ip, Cow::Owned(pod.key()))));
+    told.chain(given)
+}
 
 /// Names by address.
 #[derive(Clone, Debug)]
@@ -26,14 +46,8 @@ impl Names {
         }
         let own = format!("node/{}", snapshot.node.name);
         by_address.extend(snapshot.addresses.iter().map(|ip| (*ip, own.clone())));
-        for pod in snapshot.pods.iter().filter(|pod| !pod.host_network && !pod.finished) {
-            by_address.extend(pod.ips.iter().map(|ip| (*ip, pod.key.to_string())));
-        }
-        for attachment in &snapshot.wired {
-            if let Some(pod) = &attachment.pod {
-                by_address.extend(attachment.addresses.iter().map(|ip| (*ip, pod.key().to_string())));
-            }
-        }
+        let of_pods = pod_addresses(snapshot.pods.iter().map(AsRef::as_ref), snapshot.wired.iter());
+        by_address.extend(of_pods.map(|(ip, key)| (ip, key.to_string())));
         Self { by_address }
     }
 

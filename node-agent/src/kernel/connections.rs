@@ -13,9 +13,11 @@ use datapath::{
     abi::{FlowKey, FlowValue, NodeState, SocketPeerKey, SocketPeerValue},
     track,
 };
-use nix::time::{ClockId, clock_gettime};
 
-use super::map::{MapError, Table};
+use super::{
+    clock,
+    map::{MapError, Table},
+};
 
 /// CONNECTIONS, and what is counted there.
 #[derive(Clone, Debug)]
@@ -43,7 +45,7 @@ impl Connections {
         if state.nat_protocols & NodeState::COUNTED == 0 {
             return Ok(());
         }
-        let now = seconds();
+        let now = clock::seconds();
         let mut counted: HashMap<u32, u32> = HashMap::new();
         self.flows.for_each(|key, flow| {
             if track::is_counted(&key, &flow, now) {
@@ -64,10 +66,4 @@ impl Connections {
         })?;
         wrong.iter().try_for_each(|(id, right)| self.counts.set(id, right))
     }
-}
-
-/// Monotonic seconds, as the programs read them.
-fn seconds() -> u32 {
-    // The clock is always there.
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| time.tv_sec() as u32)
 }

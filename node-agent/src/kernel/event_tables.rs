@@ -5,16 +5,15 @@
 //! This module must not know what events mean, nor who listens.
 
 use std::{
-    io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use aya::maps::{Map, MapData, MapError as AyaError, RingBuf};
 use datapath::abi::{Event, EventClass, EventControl, EventLoss};
-use nix::time::{ClockId, clock_gettime};
 
 use super::{
+    clock,
     map::{CheckedMap, MapError, Table},
     plain, sys,
 };
@@ -33,9 +32,6 @@ pub enum RingError {
     /// Nobody can be told that somebody listens.
     #[error(transparent)]
     Table(#[from] MapError),
-    /// The kernel doesn't tell the time.
-    #[error("cannot read the clock: {0}")]
-    Clock(#[source] io::Error),
 }
 
 /// EVENTS, EVENT_CONTROL and EVENT_LOSSES.
@@ -59,7 +55,7 @@ impl EventTables {
 
     /// Listens from now on for so long, to so many events of each class in a second.
     pub fn listen(&self, how_long: Duration, per_second: u32) -> Result<(), RingError> {
-        let until = now()? + how_long.as_nanos() as u64;
+        let until = clock::nanos() + how_long.as_nanos() as u64;
         let per_tenth = per_second.div_ceil(10).div_ceil(self.cpus as u32).max(1);
         Ok(self.control.set(&0, &EventControl { until, per_tenth: [per_tenth; EventClass::COUNT as usize] })?)
     }
@@ -119,10 +115,4 @@ impl EventRing {
             }
         }
     }
-}
-
-/// Monotonic nanoseconds, as the programs count them.
-pub fn now() -> Result<u64, RingError> {
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_err(|errno| RingError::Clock(errno.into()))?;
-    Ok(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
 }

@@ -24,9 +24,9 @@ use datapath::{
     tables::{Inserted, Tables},
 };
 use elsa::FrozenMap;
-use nix::time::{ClockId, clock_gettime};
 
 use super::{
+    clock,
     map::{MapError, Table},
     plain::Plain,
 };
@@ -99,7 +99,7 @@ impl<K: Plain + Eq + Hash, V: Plain> Cached<K, V> {
 impl LiveTables {
     /// Opens the tables pinned in `dir`.
     pub fn open(dir: &Path) -> Result<Self, MapError> {
-        let now = monotonic();
+        let now = clock::nanos();
         Ok(Self {
             node: Cached::open(dir, "NODE_CONFIG")?,
             node_state: Cached::open(dir, "NODE_STATE")?,
@@ -150,13 +150,6 @@ impl LiveTables {
     ) -> Result<Option<u32>, MapError> {
         self.flows.table.some(after, visit, more)
     }
-}
-
-/// The clock that the programs read, in nanoseconds.
-fn monotonic() -> u64 {
-    // The clock is always there, and never negative.
-    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)
-        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
 }
 
 impl Tables for LiveTables {

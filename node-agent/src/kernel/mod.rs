@@ -11,6 +11,7 @@ mod sys;
 
 pub mod bpffs;
 pub mod cgroup;
+pub mod clock;
 pub mod connections;
 pub mod event_tables;
 pub mod links;
