@@ -6,7 +6,7 @@
 use crate::{
     abi::{DropReason, Event, EventClass, EventControl, EventHook, EventKind},
     packet::rewrite::Ends,
-    socket::{self, Call, SocketVerdict},
+    socket::{self, Call, Socket, SocketVerdict},
     tables::Tables,
 };
 
@@ -79,15 +79,20 @@ pub const fn of_call(verdict: &SocketVerdict) -> Option<EventKind> {
     }
 }
 
-/// The event of a call that was judged so.
+/// The event of a socket's call that was judged so.
 #[inline(always)]
-pub fn call<T: Tables>(tables: &T, call: &Call, verdict: &SocketVerdict, kind: EventKind) -> Event {
-    let src = socket::caller_address(tables, call);
-    let (new_dst, new_dst_port) = match verdict {
-        SocketVerdict::Divert(addr, port) => (*addr, *port),
-        _ => (call.addr, call.port),
+pub fn call<T: Tables, S: Socket>(
+    tables: &T,
+    socket: &S,
+    call: &Call,
+    verdict: &SocketVerdict,
+    kind: EventKind,
+) -> Event {
+    let src = socket::caller_address(tables, socket, call.addr.family());
+    let (new_dst, new_dst_port, backend) = match verdict {
+        SocketVerdict::Divert(addr, port) => (*addr, *port, socket::backend_of(socket, *addr, *port)),
+        _ => (call.addr, call.port, 0),
     };
-    let backend = socket::backend_noted(tables, call, new_dst, new_dst_port);
     Event {
         time: tables.now(),
         src,

@@ -4,13 +4,14 @@ use std::{collections::HashMap, vec::Vec};
 
 use crate::{
     abi::{
-        Addr, AffinityKey, AffinityValue, Backend, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey,
-        FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, PolicyDenial, PolicyFlow,
-        PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey, SocketPeerKey,
+        Addr, AffinityKey, AffinityValue, Backend, DialledValue, FlowKey, FlowValue, FragmentKey, FragmentValue,
+        FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, PolicyDenial,
+        PolicyFlow, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey, SocketPeerKey,
         SocketPeerValue, SourceRangeKey,
     },
     packet::{AccessError, ChecksumOf, Packet, checksum},
     policy::PolicyTables,
+    socket::Socket,
     tables::{Inserted, Tables},
 };
 
@@ -40,6 +41,32 @@ pub struct MemoryTables {
     pub now: u64,
     /// The state of the random numbers; equal states give equal numbers.
     pub random: u64,
+}
+
+/// A socket by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct MemorySocket {
+    /// What [`Socket::cookie`] says.
+    pub cookie: u64,
+    /// What [`Socket::netns`] says.
+    pub netns: u64,
+    /// What it dialled.
+    pub dialled: Option<DialledValue>,
+}
+
+impl Socket for MemorySocket {
+    fn cookie(&self) -> u64 {
+        self.cookie
+    }
+    fn netns(&self) -> u64 {
+        self.netns
+    }
+    fn dialled(&self) -> Option<DialledValue> {
+        self.dialled
+    }
+    fn note_dialled(&mut self, dialled: &DialledValue) {
+        self.dialled = Some(*dialled);
+    }
 }
 
 /// The bits of an address, first bit highest.

@@ -14,14 +14,15 @@
 
 use crate::{
     abi::{
-        Addr, Backend, Be16, Family, FrontendValue, NodeConfig, NodeState, SocketPeerKey, SocketPeerValue, protocol,
+        Addr, Backend, Be16, DialledValue, Family, FrontendValue, NodeConfig, NodeState, SocketPeerKey,
+        SocketPeerValue, protocol,
     },
     destination::{self, Destination},
     select::{self, Chosen, Dial, Refusal, Scope},
     tables::Tables,
 };
 
-/// A socket call and the address that it names.
+/// The address that a socket call names.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
     /// The named address.
@@ -30,10 +31,19 @@ pub struct Call {
     pub port: Be16,
     /// An IP protocol number.
     pub protocol: u8,
-    /// The socket's cookie.
-    pub socket: u64,
+}
+
+/// The socket that makes a call. Each answer costs a call of the kernel, so none is asked for
+/// that isn't needed.
+pub trait Socket {
+    /// Its cookie, which no other socket has until the next boot.
+    fn cookie(&self) -> u64;
     /// The cookie of its network namespace.
-    pub netns: u64,
+    fn netns(&self) -> u64;
+    /// What [`Socket::note_dialled`] has noted last.
+    fn dialled(&self) -> Option<DialledValue>;
+    /// Notes what it dialled, for as long as it lives.
+    fn note_dialled(&mut self, dialled: &DialledValue);
 }
 
 /// What becomes of a call.
@@ -52,22 +62,28 @@ const LOCALHOST: Addr = Addr::v4(u32::from_ne_bytes([127, 0, 0, 1]));
 
 /// `connect()`.
 #[inline(always)]
-pub fn connect<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
+pub fn connect<T: Tables, S: Socket>(tables: &mut T, socket: &mut S, call: &Call) -> SocketVerdict {
     if call.protocol == protocol::UDP {
-        return connect_udp(tables, call);
+        return connect_udp(tables, socket, call);
     }
     if call.protocol != protocol::TCP {
         return SocketVerdict::Unchanged;
     }
-    let frontend = match find(tables, call) {
+    let frontend = match find(tables, socket, call) {
         Destination::Frontend(frontend) => frontend,
         Destination::Unused => return SocketVerdict::Refuse,
         Destination::Foreign => return SocketVerdict::Unchanged,
     };
-    match choose(tables, call, &frontend) {
+    match choose(tables, socket, call, &frontend) {
         Some(Ok(backend)) => {
-            note(tables, call, &backend, SocketPeerKey::BY_BACKEND);
-            count(tables, call, &frontend, &backend);
+            socket.note_dialled(&DialledValue {
+                addr: call.addr,
+                backend_addr: backend.addr,
+                port: call.port,
+                backend_port: backend.port,
+                backend: backend.id,
+            });
+            count(tables, socket, &frontend, &backend);
             SocketVerdict::Divert(backend.addr, backend.port)
         }
         Some(Err(Refusal::Reject)) => SocketVerdict::Refuse,
@@ -80,18 +96,18 @@ pub fn connect<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
 /// backend at once. At a loopback address they aren't: it talks to the node's own
 /// address instead, if the same Service is there, else to a backend.
 #[inline(always)]
-fn connect_udp<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
+fn connect_udp<T: Tables, S: Socket>(tables: &mut T, socket: &S, call: &Call) -> SocketVerdict {
     if !is_loopback(&call.addr) {
         return SocketVerdict::Unchanged;
     }
-    let Destination::Frontend(frontend) = find(tables, call) else { return SocketVerdict::Unchanged };
+    let Destination::Frontend(frontend) = find(tables, socket, call) else { return SocketVerdict::Unchanged };
     let own = tables.node().map_or(Addr::UNSPECIFIED, |node| node.v4);
     if let Destination::Frontend(same) = destination::find(tables, own, call.port, call.protocol)
         && same.service == frontend.service
     {
         return SocketVerdict::Divert(own, call.port);
     }
-    match choose(tables, call, &frontend) {
+    match choose(tables, socket, call, &frontend) {
         Some(Ok(backend)) => SocketVerdict::Divert(backend.addr, backend.port),
         Some(Err(Refusal::Reject)) => SocketVerdict::Refuse,
         Some(Err(Refusal::Drop(_))) | None => SocketVerdict::Unchanged,
@@ -100,20 +116,21 @@ fn connect_udp<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
 
 /// `sendmsg()` on an unconnected datagram socket.
 #[inline(always)]
-pub fn send<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
-    if call.protocol != protocol::UDP || !is_node(tables, call.netns) {
+pub fn send<T: Tables, S: Socket>(tables: &mut T, socket: &S, call: &Call) -> SocketVerdict {
+    if call.protocol != protocol::UDP || !is_node(tables, socket) {
         return SocketVerdict::Unchanged;
     }
-    let Destination::Frontend(frontend) = find(tables, call) else {
+    let Destination::Frontend(frontend) = find(tables, socket, call) else {
         return SocketVerdict::Unchanged;
     };
-    if let Some(peer) = kept_backend(tables, call, &frontend) {
+    let cookie = socket.cookie();
+    if let Some(peer) = kept_backend(tables, cookie, call, &frontend) {
         return SocketVerdict::Divert(peer.addr, peer.port);
     }
-    match choose(tables, call, &frontend) {
+    match choose(tables, socket, call, &frontend) {
         Some(Ok(backend)) => {
-            note(tables, call, &backend, SocketPeerKey::BY_BACKEND);
-            note(tables, call, &backend, SocketPeerKey::BY_FRONTEND);
+            note(tables, cookie, call, &backend, SocketPeerKey::BY_BACKEND);
+            note(tables, cookie, call, &backend, SocketPeerKey::BY_FRONTEND);
             SocketVerdict::Divert(backend.addr, backend.port)
         }
         _ => SocketVerdict::Unchanged,
@@ -123,38 +140,48 @@ pub fn send<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
 /// `recvmsg()` on a datagram socket: `call` names who sent; the socket shall see
 /// the Service that it wrote to.
 #[inline(always)]
-pub fn receive<T: Tables>(tables: &T, call: &Call) -> SocketVerdict {
-    if call.protocol != protocol::UDP || !is_node(tables, call.netns) {
+pub fn receive<T: Tables, S: Socket>(tables: &T, socket: &S, call: &Call) -> SocketVerdict {
+    if call.protocol != protocol::UDP || !is_node(tables, socket) {
         return SocketVerdict::Unchanged;
     }
-    dialled(tables, call)
-}
-
-/// `getpeername()`: `call` names the backend; the caller shall see the Service
-/// that it dialled.
-#[inline(always)]
-pub fn peer_name<T: Tables>(tables: &T, call: &Call) -> SocketVerdict {
-    if call.protocol != protocol::TCP {
-        return SocketVerdict::Unchanged;
-    }
-    dialled(tables, call)
-}
-
-#[inline(always)]
-fn dialled<T: Tables>(tables: &T, call: &Call) -> SocketVerdict {
-    match tables.socket_peer(&key(call, call.addr, call.port, SocketPeerKey::BY_BACKEND)) {
+    match tables.socket_peer(&key(socket.cookie(), call, call.addr, call.port, SocketPeerKey::BY_BACKEND)) {
         Some(frontend) => SocketVerdict::Divert(frontend.addr, frontend.port),
         None => SocketVerdict::Unchanged,
     }
 }
 
-/// A socket has been closed: it is none of its backend's connections any more.
+/// `getpeername()`, and `accept()`, which shows the peer's name: `call` names the backend;
+/// the caller shall see the Service that it dialled.
 #[inline(always)]
-pub fn release<T: Tables>(tables: &mut T, socket: u64) {
+pub fn peer_name<S: Socket>(socket: &S, call: &Call) -> SocketVerdict {
+    if call.protocol != protocol::TCP {
+        return SocketVerdict::Unchanged;
+    }
+    match got(socket, call.addr, call.port) {
+        Some(dialled) => SocketVerdict::Divert(dialled.addr, dialled.port),
+        None => SocketVerdict::Unchanged,
+    }
+}
+
+/// The id of the backend to which [`connect`] has diverted the socket; 0: it is noted for none there.
+#[inline(always)]
+pub(crate) fn backend_of<S: Socket>(socket: &S, addr: Addr, port: Be16) -> u32 {
+    got(socket, addr, port).map_or(0, |dialled| dialled.backend)
+}
+
+/// What the socket dialled to get a backend there. (It may have been connected again, past any Service.)
+#[inline(always)]
+fn got<S: Socket>(socket: &S, addr: Addr, port: Be16) -> Option<DialledValue> {
+    socket.dialled().filter(|dialled| dialled.backend_port == port && dialled.backend_addr == addr)
+}
+
+/// The socket of this cookie has been closed: it is none of its backend's connections any more.
+#[inline(always)]
+pub fn release<T: Tables>(tables: &mut T, cookie: impl FnOnce() -> u64) {
     if tables.node_nat() & NodeState::COUNTED == 0 {
         return;
     }
-    let key = SocketPeerKey::connection(socket);
+    let key = SocketPeerKey::connection(cookie());
     let Some(counted) = tables.socket_peer(&key) else { return };
     let backend = counted.backend;
     tables.remove_socket_peer(&key);
@@ -164,13 +191,14 @@ pub fn release<T: Tables>(tables: &mut T, socket: u64) {
 /// Counts a connection of which the frontend's backends have count. A socket that is
 /// connected again has left the backend that it had.
 #[inline(always)]
-fn count<T: Tables>(tables: &mut T, call: &Call, frontend: &FrontendValue, backend: &Chosen) {
+fn count<T: Tables, S: Socket>(tables: &mut T, socket: &S, frontend: &FrontendValue, backend: &Chosen) {
     if frontend.flags & FrontendValue::LEAST_CONNECTIONS == 0 {
         return;
     }
-    release(tables, call.socket);
+    let cookie = socket.cookie();
+    release(tables, || cookie);
     let value = SocketPeerValue { backend: backend.id, generation: backend.generation, ..SocketPeerValue::default() };
-    tables.set_socket_peer(&SocketPeerKey::connection(call.socket), &value);
+    tables.set_socket_peer(&SocketPeerKey::connection(cookie), &value);
     tables.mark_node_nat(NodeState::COUNTED);
     tables.add_connection(backend.id);
 }
@@ -189,38 +217,32 @@ enum Caller {
 /// Who makes the call, and the address that the socket's packets would have;
 /// unspecified: it isn't known.
 #[inline(always)]
-fn caller<T: Tables>(tables: &T, call: &Call) -> (Caller, Addr) {
-    let family = call.addr.family();
+fn caller<T: Tables, S: Socket>(tables: &T, socket: &S, family: Family) -> (Caller, Addr) {
+    let netns = socket.netns();
     let of = |v4, v6| match family {
         Family::V4 => v4,
         Family::V6 => v6,
     };
     if let Some(node) = tables.node()
-        && node.netns_cookie == call.netns
+        && node.netns_cookie == netns
     {
         return (Caller::Node, of(node.v4, node.v6));
     }
-    match tables.pod_netns(call.netns) {
+    match tables.pod_netns(netns) {
         Some(pod) => (Caller::Pod, of(pod.v4, pod.v6)),
         None => (Caller::Unknown, Addr::UNSPECIFIED),
     }
 }
 
-/// The address from which the call's packets come; unspecified: it isn't known.
+/// The address from which the packets of a call to such an address come; unspecified: it isn't known.
 #[inline(always)]
-pub(crate) fn caller_address<T: Tables>(tables: &T, call: &Call) -> Addr {
-    caller(tables, call).1
-}
-
-/// The id of the backend to which [`connect`] is noted to have diverted the call; 0: none is.
-#[inline(always)]
-pub(crate) fn backend_noted<T: Tables>(tables: &T, call: &Call, addr: Addr, port: Be16) -> u32 {
-    tables.socket_peer(&key(call, addr, port, SocketPeerKey::BY_BACKEND)).map_or(0, |peer| peer.backend)
+pub(crate) fn caller_address<T: Tables, S: Socket>(tables: &T, socket: &S, family: Family) -> Addr {
+    caller(tables, socket, family).1
 }
 
 #[inline(always)]
-fn is_node<T: Tables>(tables: &T, netns: u64) -> bool {
-    tables.node().is_some_and(|node| node.netns_cookie == netns)
+fn is_node<T: Tables, S: Socket>(tables: &T, socket: &S) -> bool {
+    tables.node().is_some_and(|node| node.netns_cookie == socket.netns())
 }
 
 #[inline(always)]
@@ -230,11 +252,11 @@ fn is_loopback(addr: &Addr) -> bool {
 
 /// What the call is for.
 #[inline(always)]
-fn find<T: Tables>(tables: &T, call: &Call) -> Destination {
+fn find<T: Tables, S: Socket>(tables: &T, socket: &S, call: &Call) -> Destination {
     if !is_loopback(&call.addr) {
         return destination::find(tables, call.addr, call.port, call.protocol);
     }
-    if !is_node(tables, call.netns) {
+    if !is_node(tables, socket) {
         return Destination::Foreign;
     }
     destination::find(tables, LOCALHOST, call.port, call.protocol)
@@ -243,8 +265,13 @@ fn find<T: Tables>(tables: &T, call: &Call) -> Destination {
 /// A backend for the call; `None`: its packets are to be judged, since they depend on
 /// an address that isn't known here, may not be served, or must be masqueraded.
 #[inline(never)]
-fn choose<T: Tables>(tables: &mut T, call: &Call, frontend: &FrontendValue) -> Option<Result<Chosen, Refusal>> {
-    let (caller, address) = caller(tables, call);
+fn choose<T: Tables, S: Socket>(
+    tables: &mut T,
+    socket: &S,
+    call: &Call,
+    frontend: &FrontendValue,
+) -> Option<Result<Chosen, Refusal>> {
+    let (caller, address) = caller(tables, socket, call.addr.family());
     if is_masqueraded(tables, caller, frontend) {
         return None;
     }
@@ -283,8 +310,8 @@ fn is_masqueraded<T: Tables>(tables: &T, caller: Caller, frontend: &FrontendValu
 /// The backend that an unconnected socket's earlier datagrams to the frontend
 /// went to, if it still serves.
 #[inline(always)]
-fn kept_backend<T: Tables>(tables: &T, call: &Call, frontend: &FrontendValue) -> Option<SocketPeerValue> {
-    let peer = *tables.socket_peer(&key(call, call.addr, call.port, SocketPeerKey::BY_FRONTEND))?;
+fn kept_backend<T: Tables>(tables: &T, cookie: u64, call: &Call, frontend: &FrontendValue) -> Option<SocketPeerValue> {
+    let peer = *tables.socket_peer(&key(cookie, call, call.addr, call.port, SocketPeerKey::BY_FRONTEND))?;
     let backend = tables.backend(peer.backend)?;
     let alive = backend.generation == peer.generation
         && backend.service == frontend.service
@@ -293,14 +320,14 @@ fn kept_backend<T: Tables>(tables: &T, call: &Call, frontend: &FrontendValue) ->
 }
 
 #[inline(always)]
-fn note<T: Tables>(tables: &mut T, call: &Call, backend: &Chosen, end: u8) {
+fn note<T: Tables>(tables: &mut T, cookie: u64, call: &Call, backend: &Chosen, end: u8) {
     let (near, far) = ((backend.addr, backend.port), (call.addr, call.port));
     let (from, to) = if end == SocketPeerKey::BY_BACKEND { (near, far) } else { (far, near) };
     let value = SocketPeerValue { addr: to.0, port: to.1, pad: 0, backend: backend.id, generation: backend.generation };
-    tables.set_socket_peer(&key(call, from.0, from.1, end), &value);
+    tables.set_socket_peer(&key(cookie, call, from.0, from.1, end), &value);
 }
 
 #[inline(always)]
-fn key(call: &Call, addr: Addr, port: Be16, end: u8) -> SocketPeerKey {
-    SocketPeerKey { cookie: call.socket, addr, port, protocol: call.protocol, end, pad: 0 }
+fn key(cookie: u64, call: &Call, addr: Addr, port: Be16, end: u8) -> SocketPeerKey {
+    SocketPeerKey { cookie, addr, port, protocol: call.protocol, end, pad: 0 }
 }

@@ -7,7 +7,7 @@ use datapath::{
         Addr, Backend, Be16, BlockRef, Family, FrontendKey, FrontendValue, NodeConfig, PodNetns, SourceRangeKey,
         protocol::{SCTP, TCP, UDP},
     },
-    memory::MemoryTables,
+    memory::{MemorySocket, MemoryTables},
     socket::{self, Call, SocketVerdict},
 };
 
@@ -67,8 +67,12 @@ fn tables(flags: u32) -> MemoryTables {
     tables
 }
 
-fn call(netns: u64, ip: &str, port: u16, protocol: u8) -> Call {
-    Call { addr: addr(ip), port: Be16::new(port), protocol, socket: 5, netns }
+fn by(netns: u64) -> MemorySocket {
+    MemorySocket { cookie: 5, netns, dialled: None }
+}
+
+fn call(ip: &str, port: u16, protocol: u8) -> Call {
+    Call { addr: addr(ip), port: Be16::new(port), protocol }
 }
 
 fn backend() -> SocketVerdict {
@@ -113,7 +117,7 @@ fn tcp_is_decided_where_the_backend_may_see_the_sockets_own_address() {
         (RANGES, NODE, NODE_IP, NODE_PORT, backend()),
     ];
     for (flags, netns, ip, port, expected) in table {
-        let got = socket::connect(&mut tables(flags), &call(netns, ip, port, TCP));
+        let got = socket::connect(&mut tables(flags), &mut by(netns), &call(ip, port, TCP));
         assert_eq!(got, expected, "{netns} to {ip}:{port}, {flags:#b}");
     }
 }
@@ -123,22 +127,26 @@ fn source_ranges_are_asked_for_the_callers_own_address() {
     let mut tables = tables(RANGES | LOCAL);
     let range = |prefix_len: u32, ip| SourceRangeKey { prefix_len: 32 + 96 + prefix_len, service: 7, addr: addr(ip) };
     tables.source_ranges = vec![range(24, "192.0.2.0")];
-    assert_eq!(socket::connect(&mut tables, &call(NODE, VIP, 80, TCP)), backend());
-    assert_eq!(socket::connect(&mut tables, &call(POD, VIP, 80, TCP)), LEFT);
+    assert_eq!(socket::connect(&mut tables, &mut by(NODE), &call(VIP, 80, TCP)), backend());
+    assert_eq!(socket::connect(&mut tables, &mut by(POD), &call(VIP, 80, TCP)), LEFT);
     tables.source_ranges = vec![range(32, "10.1.0.2"), SourceRangeKey { service: 8, ..range(0, "0.0.0.0") }];
-    assert_eq!(socket::connect(&mut tables, &call(NODE, VIP, 80, TCP)), LEFT);
-    assert_eq!(socket::connect(&mut tables, &call(POD, VIP, 80, TCP)), backend());
+    assert_eq!(socket::connect(&mut tables, &mut by(NODE), &call(VIP, 80, TCP)), LEFT);
+    assert_eq!(socket::connect(&mut tables, &mut by(POD), &call(VIP, 80, TCP)), backend());
 }
 
 #[test]
 fn what_must_be_masqueraded_is_left_to_its_packets() {
     let mut tables = tables(0);
     tables.backends[1].addr = addr("10.1.0.2");
-    assert_eq!(socket::connect(&mut tables, &call(POD, CLUSTER_IP, 80, TCP)), LEFT, "a pod that reaches itself");
+    assert_eq!(
+        socket::connect(&mut tables, &mut by(POD), &call(CLUSTER_IP, 80, TCP)),
+        LEFT,
+        "a pod that reaches itself"
+    );
     tables.backends[1].addr = addr("10.1.0.9");
     tables.node.flags = NodeConfig::MASQUERADE_ALL;
-    assert_eq!(socket::connect(&mut tables, &call(POD, CLUSTER_IP, 80, TCP)), LEFT);
-    assert_eq!(socket::connect(&mut tables, &call(NODE, CLUSTER_IP, 80, TCP)), backend());
+    assert_eq!(socket::connect(&mut tables, &mut by(POD), &call(CLUSTER_IP, 80, TCP)), LEFT);
+    assert_eq!(socket::connect(&mut tables, &mut by(NODE), &call(CLUSTER_IP, 80, TCP)), backend());
 }
 
 #[test]
@@ -152,10 +160,10 @@ fn datagrams_of_the_node_are_decided_one_by_one() {
     ];
     for (netns, ip, port, expected) in table {
         let mut tables = tables(0);
-        assert_eq!(socket::send(&mut tables, &call(netns, ip, port, UDP)), expected, "{netns} to {ip}:{port}");
+        assert_eq!(socket::send(&mut tables, &by(netns), &call(ip, port, UDP)), expected, "{netns} to {ip}:{port}");
         if expected == backend() {
             let asked = SocketVerdict::Divert(addr(ip), Be16::new(port));
-            assert_eq!(socket::receive(&tables, &call(netns, "10.1.0.9", 8080, UDP)), asked, "who answers");
+            assert_eq!(socket::receive(&tables, &by(netns), &call("10.1.0.9", 8080, UDP)), asked, "who answers");
         }
     }
 }
@@ -171,15 +179,19 @@ fn a_connected_datagram_socket_is_judged_by_its_packets_also_from_loopback() {
         (POD, "127.0.0.1", NODE_PORT, LEFT),
     ];
     for (netns, ip, port, expected) in table {
-        assert_eq!(socket::connect(&mut tables(0), &call(netns, ip, port, UDP)), expected, "{netns} to {ip}:{port}");
+        assert_eq!(
+            socket::connect(&mut tables(0), &mut by(netns), &call(ip, port, UDP)),
+            expected,
+            "{netns} to {ip}:{port}"
+        );
     }
     // The node's own address has no NodePorts: straight to a backend.
     let mut tables = tables(0);
     tables.frontends.remove(&FrontendKey::whole_address(addr(NODE_IP)));
-    assert_eq!(socket::connect(&mut tables, &call(NODE, "127.0.0.1", NODE_PORT, UDP)), backend());
+    assert_eq!(socket::connect(&mut tables, &mut by(NODE), &call("127.0.0.1", NODE_PORT, UDP)), backend());
 }
 
 #[test]
 fn sctp_is_never_decided_here() {
-    assert_eq!(socket::connect(&mut tables(0), &call(NODE, VIP, 80, SCTP)), LEFT);
+    assert_eq!(socket::connect(&mut tables(0), &mut by(NODE), &call(VIP, 80, SCTP)), LEFT);
 }

@@ -7,7 +7,7 @@ use datapath::{
     abi::{DropReason, Event, EventClass, EventHook, EventKind, EventLoss},
     event::{self, Admission},
     paths::{self, Work},
-    socket::{Call, SocketVerdict},
+    socket::{Call, Socket, SocketVerdict},
     tables::Tables,
 };
 
@@ -22,7 +22,7 @@ pub fn tell(work: &Work, hook: EventHook) {
 /// Tells of a packet that is dropped.
 #[inline(always)]
 pub fn tell_drop(skb: &Skb, hook: EventHook, reason: DropReason) {
-    if !is_heard() {
+    if !are_heard() {
         return;
     }
     let Some(work) = maps::WORK.get_ptr_mut(0) else { return };
@@ -52,16 +52,16 @@ fn tell_packet(work: &Work, hook: EventHook, dropped: Option<DropReason>) {
 
 /// Whether somebody listens.
 #[inline(always)]
-fn is_heard() -> bool {
+pub fn are_heard() -> bool {
     maps::EVENT_CONTROL.get(0).is_some_and(|control| control.until != 0)
 }
 
 /// Tells of a call that was diverted or refused.
 #[inline(never)]
-pub fn tell_call(call: &Call, verdict: &SocketVerdict) {
+pub fn tell_call<S: Socket>(socket: &S, call: &Call, verdict: &SocketVerdict) {
     let Some(kind) = event::of_call(verdict) else { return };
     if is_admitted(kind, KernelTables.now()) {
-        write(event::call(&KernelTables, call, verdict, kind));
+        write(event::call(&KernelTables, socket, call, verdict, kind));
     }
 }
 

@@ -6,13 +6,14 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    macros::map,
+    btf_maps::SkStorage,
+    macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use datapath::abi::{
-    AffinityKey, AffinityValue, Backend, EventClass, EventControl, FlowKey, FlowValue, FragmentKey, FragmentValue,
-    FrontendKey, FrontendValue, NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, PolicyDenial, PolicyFlow,
-    PolicyPeerKey, PolicyVerdict, PolicyVerdictKey, SocketPeerKey, SocketPeerValue, UplinkValue, capacity,
+    AffinityKey, AffinityValue, Backend, DialledValue, EventClass, EventControl, FlowKey, FlowValue, FragmentKey,
+    FragmentValue, FrontendKey, FrontendValue, NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, PolicyDenial,
+    PolicyFlow, PolicyPeerKey, PolicyVerdict, PolicyVerdictKey, SocketPeerKey, SocketPeerValue, UplinkValue, capacity,
 };
 use datapath::{event::Budget, paths::Work};
 
@@ -61,6 +62,9 @@ pub static FLOWS: LruHashMap<FlowKey, FlowValue> = LruHashMap::with_max_entries(
 
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);
+
+#[btf_map]
+pub static DIALLED: SkStorage<DialledValue> = SkStorage::new();
 
 #[map]
 pub static SOCKET_PEERS: LruHashMap<SocketPeerKey, SocketPeerValue> =

@@ -1,9 +1,10 @@
 //! What becomes of a socket call, by whom it is made and what it names.
 
-use std::net::SocketAddr;
+use std::{collections::HashMap, net::SocketAddr};
 
 use datapath::{
     abi::{Be16, Family, FrontendValue, protocol},
+    memory::MemorySocket,
     socket::{self, Call, SocketVerdict},
 };
 use tests::packets::{
@@ -60,11 +61,13 @@ use Who::*;
 struct Sockets {
     world: World,
     protocol: u8,
+    /// The sockets, by cookie.
+    sockets: HashMap<u64, MemorySocket>,
 }
 
 impl Sockets {
     fn new(protocol: u8, backends: &[(Place, u16)]) -> Self {
-        Self { world: World::new().with(service(protocol), backends), protocol }
+        Self { world: World::new().with(service(protocol), backends), protocol, sockets: HashMap::new() }
     }
 
     fn change(mut self, change: impl FnOnce(&mut World)) -> Self {
@@ -83,19 +86,16 @@ impl Sockets {
 
     /// As [`Self::call`], by another socket.
     fn call_by(mut self, socket: u64, who: Who, calls: Calls, names: SocketAddr, expected: Expected) -> Self {
-        let call = Call {
-            addr: names.ip().into(),
-            port: Be16::new(names.port()),
-            protocol: self.protocol,
-            socket,
-            netns: who.netns(),
-        };
+        let call = Call { addr: names.ip().into(), port: Be16::new(names.port()), protocol: self.protocol };
         let tables = &mut self.world.tables;
+        let fresh = MemorySocket { cookie: socket, netns: who.netns(), dialled: None };
+        let socket = self.sockets.entry(socket).or_insert(fresh);
+        socket.netns = who.netns();
         let verdict = match calls {
-            Connect => socket::connect(tables, &call),
-            Send => socket::send(tables, &call),
-            Receive => socket::receive(tables, &call),
-            PeerName => socket::peer_name(tables, &call),
+            Connect => socket::connect(tables, socket, &call),
+            Send => socket::send(tables, socket, &call),
+            Receive => socket::receive(tables, socket, &call),
+            PeerName => socket::peer_name(socket, &call),
         };
         let expected_verdict = match expected {
             Unchanged => SocketVerdict::Unchanged,
@@ -132,7 +132,7 @@ fn connections_are_counted_where_few_are_preferred() {
             assert_eq!(count(&sockets), open, "{family:?}: socket {socket}");
         }
         for (socket, open) in [(1, 3), (2, 2), (2, 2), (77, 2), (3, 1), (4, 0)] {
-            socket::release(&mut sockets.world.tables, socket);
+            socket::release(&mut sockets.world.tables, || socket);
             assert_eq!(count(&sockets), open, "{family:?}: socket {socket} is closed");
         }
     }

@@ -1,12 +1,11 @@
 //! The kernel takes every program, and says what each costs it to check.
 
 use aya::{EbpfLoader, programs::Program};
+use tests::packets::object;
 
 #[test]
 fn every_program_passes_the_verifier() {
-    let object = std::env::var("FAIRLEAD_EBPF_OBJECT")
-        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/fairlead.bpf.o").into());
-    let mut ebpf = EbpfLoader::new().load_file(&object).unwrap();
+    let mut ebpf = object::load(&mut EbpfLoader::new()).unwrap();
     let mut names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
     names.sort();
     assert_eq!(names.len(), 24, "{names:?}");

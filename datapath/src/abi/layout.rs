@@ -13,7 +13,7 @@ pub struct TableLayout {
     pub key: u32,
     /// Bytes of a value.
     pub value: u32,
-    /// Capacity in entries.
+    /// Capacity in entries; 0: one for each socket.
     pub entries: u32,
 }
 
@@ -64,7 +64,9 @@ tables! {
     FLOWS "FLOWS": FlowKey => FlowValue, 1 << 17;
     /// Ports of fragmented datagrams; least recently used first out.
     FRAGMENTS "FRAGMENTS": FragmentKey => FragmentValue, 1 << 12;
-    /// What sockets were told their peer is; least recently used first out.
+    /// What connected sockets dialled, kept with each socket.
+    DIALLED "DIALLED": u32 => DialledValue, 0;
+    /// What unconnected sockets were told their peer is; least recently used first out.
     SOCKET_PEERS "SOCKET_PEERS": SocketPeerKey => SocketPeerValue, 1 << 16;
     /// Classes of peers that are pods.
     POLICY_PEERS "POLICY_PEERS": PolicyPeerKey => u32, 1 << 17;

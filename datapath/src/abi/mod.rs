@@ -36,7 +36,7 @@ pub use policy::{
 pub use service::{
     AffinityKey, AffinityValue, Backend, BlockRef, FrontendKey, FrontendValue, PodNetns, SourceRangeKey,
 };
-pub use socket::{SocketPeerKey, SocketPeerValue};
+pub use socket::{DialledValue, SocketPeerKey, SocketPeerValue};
 pub use uplink::UplinkValue;
 
 /// IP protocol numbers, as IANA assigns them.

@@ -1,8 +1,8 @@
 //! What a socket was told its peer is, when a hook sent it elsewhere.
 //!
-//! Each diverted socket has an entry by backend, for the way back (`recvmsg`,
-//! `getpeername`); an unconnected one has an entry by frontend too, so that its
-//! datagrams keep to one backend.
+//! What a connected socket dialled is kept with the socket itself, for `getpeername`. An
+//! unconnected one has an entry by backend for each Service, for the way back (`recvmsg`),
+//! and one by frontend, so that its datagrams keep to one backend.
 
 use super::{Addr, Be16, assert_size};
 
@@ -56,4 +56,20 @@ pub struct SocketPeerValue {
     pub generation: u32,
 }
 
-assert_size!(SocketPeerKey = 32, SocketPeerValue = 28);
+/// What a connected socket dialled, and what it got.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DialledValue {
+    /// The frontend's address.
+    pub addr: Addr,
+    /// The backend's address.
+    pub backend_addr: Addr,
+    /// The frontend's port.
+    pub port: Be16,
+    /// The backend's port.
+    pub backend_port: Be16,
+    /// The backend's id.
+    pub backend: u32,
+}
+
+assert_size!(SocketPeerKey = 32, SocketPeerValue = 28, DialledValue = 40);

@@ -177,12 +177,14 @@ fn said_of<T: Tables>(work: &mut Work, tables: &mut T, way: u32) -> u32 {
     if key.protocol == RELATED || key.src == key.dst {
         return NOT_ASKED;
     }
+    if is_known(&work.asked, tables, key, way) == Known::Allowed {
+        return NOT_ASKED;
+    }
     // Of the flow that it answers the pod has the other end.
     if !work.headers.opens && answers(&work.asked, tables, way ^ 1) {
         return NOT_ASKED;
     }
-    let judged = tables.policy_flow(key, |flow| judged_in(flow, way)).unwrap_or(0);
-    let said = said_of_flow(&work.asked, tables, key, way, judged);
+    let said = said_of_flow(&work.asked, tables, key, way);
     if is_allowed(said) && note(&work.asked, tables, key, way) && said != NOT_ASKED {
         work.occurred |= events::ALLOWED;
         work.allowed_by = said;
@@ -190,22 +192,64 @@ fn said_of<T: Tables>(work: &mut Work, tables: &mut T, way: u32) -> u32 {
     said
 }
 
+/// What is noted of a flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// Nothing.
+    Never,
+    /// It has been silent for too long to be answered.
+    Silent,
+    /// What the pod's policies said of it may no longer hold.
+    Outdated,
+    /// They allow it.
+    Allowed,
+}
+
+/// What is noted of a flow that travels this way: one look-up for most packets.
+#[inline(never)]
+fn is_known<T: Tables>(asked: &Asked, tables: &mut T, flow: &FlowKey, way: u32) -> Known {
+    let Asked { now, epoch, .. } = *asked;
+    let patience = patience(flow.protocol);
+    let known = tables.policy_flow(flow, |flow| {
+        if now.saturating_sub(flow.last_seen) > patience {
+            return Known::Silent;
+        }
+        let judged = judged_in(flow, way);
+        if judged == 0 || judged != epoch {
+            return Known::Outdated;
+        }
+        see(flow, now);
+        Known::Allowed
+    });
+    known.unwrap_or(Known::Never)
+}
+
 /// Whether the packet answers a flow that travels the other way, which is this one, and is allowed.
 #[inline(never)]
 fn answers<T: Tables>(asked: &Asked, tables: &mut T, way: u32) -> bool {
     let back = asked.key.reversed();
-    let seen = tables.policy_flow(&back, |flow| (flow.last_seen, judged_in(flow, way)));
-    let judged = match seen {
-        Some((seen, judged)) if asked.now.saturating_sub(seen) <= patience(back.protocol) => judged,
-        Some(_) => return false,
-        None if !looks_like_answer(&asked.key) || tables.policy_flow(&asked.key, |_| ()).is_some() => return false,
-        None => 0,
-    };
-    let allowed = is_allowed(said_of_flow(asked, tables, &back, way, judged));
+    match is_known(asked, tables, &back, way) {
+        Known::Allowed => return true,
+        Known::Silent => return false,
+        Known::Never if !looks_like_answer(&asked.key) || tables.policy_flow(&asked.key, |_| ()).is_some() => {
+            return false;
+        }
+        Known::Never | Known::Outdated => {}
+    }
+    let allowed = is_allowed(said_of_flow(asked, tables, &back, way));
     if allowed {
         note(asked, tables, &back, way);
     }
     allowed
+}
+
+/// Notes when a flow's last packet passed.
+#[inline(always)]
+fn see(flow: &mut PolicyFlow, now: u32) {
+    // A line that isn't written stays in every CPU's cache.
+    if flow.last_seen != now {
+        flow.last_seen = now;
+    }
 }
 
 /// In which epoch the policies of the pod that a flow leaves, or reaches, allowed it.
@@ -227,11 +271,11 @@ fn patience(protocol: u32) -> u32 {
     }
 }
 
-/// What policies say of a flow that travels this way, by what was found before or anew.
+/// What policies say of a flow that travels this way.
 #[inline(never)]
-fn said_of_flow<T: Tables>(asked: &Asked, tables: &T, flow: &FlowKey, way: u32, judged: u32) -> u32 {
+fn said_of_flow<T: Tables>(asked: &Asked, tables: &T, flow: &FlowKey, way: u32) -> u32 {
     let isolates = if way == OUT { PodValue::EGRESS_POLICY } else { PodValue::INGRESS_POLICY };
-    if asked.flags & isolates == 0 || judged != 0 && judged == asked.epoch {
+    if asked.flags & isolates == 0 {
         return NOT_ASKED;
     }
     let peer = if way == OUT { flow.dst } else { flow.src };
@@ -246,10 +290,7 @@ fn said_of_flow<T: Tables>(asked: &Asked, tables: &T, flow: &FlowKey, way: u32, 
 fn note<T: Tables>(asked: &Asked, tables: &mut T, key: &FlowKey, way: u32) -> bool {
     let Asked { now, epoch, .. } = *asked;
     let known = tables.policy_flow(key, |flow| {
-        // A line that isn't written stays in every CPU's cache.
-        if flow.last_seen != now {
-            flow.last_seen = now;
-        }
+        see(flow, now);
         let judged = if way == OUT { &mut flow.egress } else { &mut flow.ingress };
         let never = *judged == 0;
         if *judged != epoch {

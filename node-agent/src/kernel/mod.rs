@@ -26,5 +26,6 @@ pub mod pod_tables;
 pub mod policy_tables;
 pub mod programs;
 pub mod service_tables;
+pub mod socket_memory;
 pub mod sysctl;
 pub mod table_stats;

@@ -19,6 +19,7 @@ use tracing::debug;
 use super::{
     bpffs::{Bpffs, BpffsError, remove_pins},
     map::{CheckedMap, MapError},
+    socket_memory,
     sys::{self, TcxSide},
 };
 
@@ -58,6 +59,14 @@ pub enum LoadError {
     /// A pinned table is not what it should be.
     #[error(transparent)]
     Table(#[from] MapError),
+    /// The kernel has no memory of sockets.
+    #[error("cannot make the table {}: {source}; this kernel is {kernel}, {NEEDED} is needed", socket_memory::NAME)]
+    SocketMemory {
+        /// What it said.
+        source: io::Error,
+        /// `uname -r`.
+        kernel: String,
+    },
     /// They can't be kept for the next agent.
     #[error("cannot pin the eBPF programs in {dir}: {source}")]
     Pin {
@@ -257,6 +266,10 @@ fn load(maps: &Path, wanted: &[Program]) -> Result<BTreeMap<Program, OwnedFd>, L
             CheckedMap::open(maps, layout.name)?;
         }
     }
+    socket_memory::make(&maps.join(socket_memory::NAME)).map_err(|source| match source.raw_os_error() {
+        Some(libc::EPERM) => LoadError::Permission,
+        _ => LoadError::SocketMemory { source, kernel: kernel_release() },
+    })?;
     let mut loader = EbpfLoader::new();
     // The object has no relocations against the kernel's types.
     loader.btf(None);

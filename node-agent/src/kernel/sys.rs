@@ -15,8 +15,8 @@ use std::{
 };
 
 use aya_obj::generated::{
-    BPF_F_BEFORE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info,
-    bpf_link_type, bpf_map_info, bpf_map_type,
+    BPF_F_BEFORE, BPF_F_NO_PREALLOC, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd,
+    bpf_link_info, bpf_link_type, bpf_map_info, bpf_map_type,
 };
 
 use super::plain::Plain;
@@ -307,6 +307,34 @@ pub(super) fn create_array(inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd>
     if let Some(inner) = inner {
         attr.__bindgen_anon_1.inner_map_fd = raw(inner);
     }
+    bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)
+}
+
+/// Type information of a table: of which BTF, and the numbers of its key's and its value's types.
+pub(super) struct Types<'a> {
+    pub btf: &'a OwnedFd,
+    pub key: u32,
+    pub value: u32,
+}
+
+/// Gives BTF to the kernel.
+pub(super) fn load_btf(btf: &[u8]) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_7.btf = btf.as_ptr() as u64;
+    attr.__bindgen_anon_7.btf_size = btf.len() as u32;
+    bpf_fd(bpf_cmd::BPF_BTF_LOAD, &mut attr)
+}
+
+/// Creates a map that keeps values with sockets.
+pub(super) fn create_socket_storage(value_size: u32, types: Types<'_>) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_1.map_type = bpf_map_type::BPF_MAP_TYPE_SK_STORAGE as u32;
+    attr.__bindgen_anon_1.map_flags = BPF_F_NO_PREALLOC;
+    attr.__bindgen_anon_1.key_size = 4;
+    attr.__bindgen_anon_1.value_size = value_size;
+    attr.__bindgen_anon_1.btf_fd = raw(types.btf);
+    attr.__bindgen_anon_1.btf_key_type_id = types.key;
+    attr.__bindgen_anon_1.btf_value_type_id = types.value;
     bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)
 }
 

@@ -6,7 +6,7 @@ use datapath::{
     abi::{Addr, Be16, FrontendValue, NetworkKey, NetworkValue, NodeConfig, PodNetns},
     destination::{self, Destination},
     masquerade::{self, Sender, Server},
-    memory,
+    memory::{self, MemorySocket},
     select::{self, Refusal},
     socket::{self, Call, SocketVerdict},
     tables::Tables as _,
@@ -124,10 +124,11 @@ impl World {
             self.tables.pod_netns = [(POD_NETNS, PodNetns { v4: src, v6: src })].into();
         }
         let netns = if from == From::Node { NODE_NETNS } else { POD_NETNS };
-        let call = Call { addr: dst, port: Be16::new(port), protocol, socket: 1, netns };
+        let mut socket = MemorySocket { netns, ..MemorySocket::default() };
+        let call = Call { addr: dst, port: Be16::new(port), protocol };
         let mut backends = BTreeSet::new();
         for _ in 0..TRIES {
-            match socket::connect(&mut self.tables, &call) {
+            match socket::connect(&mut self.tables, &mut socket, &call) {
                 SocketVerdict::Divert(addr, port) => {
                     // The backend sees the socket's own address: that is what hides a
                     // process of the node.

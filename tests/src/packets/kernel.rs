@@ -33,11 +33,9 @@ use super::{
     case::{Frame, Program},
     encode::Encode,
     host::Record,
+    object,
     world::{HOST_IFINDEX, OVERLAY_IFINDEX},
 };
-
-/// The object's path, as `cargo xtask build` leaves it.
-const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/fairlead.bpf.o");
 
 /// The programs that see packets.
 const PROGRAMS: [&str; 10] = [
@@ -117,15 +115,13 @@ impl Kernel {
         unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace")?;
         let routed = Command::new("sh").args(["-c", ROUTES]).status().context("running sh")?;
         ensure!(routed.success(), "cannot make routes");
-        let object = std::env::var("FAIRLEAD_EBPF_OBJECT").unwrap_or_else(|_| OBJECT.into());
         let mut loader = EbpfLoader::new();
         for table in ["FRONTENDS", "AFFINITY", "PODS", "POD_NETNS", "NETWORKS", "FLOWS", "FRAGMENTS", "SOCKET_PEERS"] {
             if let Some(entries) = entries {
                 loader.map_max_entries(table, entries);
             }
         }
-        let mut ebpf =
-            loader.load_file(&object).with_context(|| format!("{object}; `cargo xtask build` makes the object"))?;
+        let mut ebpf = object::load(&mut loader)?;
         for name in PROGRAMS {
             let program = ebpf.program_mut(name).with_context(|| format!("the object has no {name}"))?;
             let program: &mut SchedClassifier = program.try_into()?;

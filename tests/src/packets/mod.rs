@@ -8,7 +8,8 @@
 //!
 //! [`place`] and [`world`] say who is where, [`build`] writes packets, [`check`] reads them with a
 //! library that the datapath doesn't use, [`case`] is the table's shape and [`cases`] the table,
-//! [`stream`] makes random worlds and packets. [`host`] and [`kernel`] run them.
+//! [`stream`] makes random worlds and packets. [`host`] and [`kernel`] run them,
+//! the latter by the [`object`].
 
 mod ages;
 pub mod build;
@@ -18,6 +19,7 @@ pub mod check;
 pub mod encode;
 pub mod host;
 pub mod kernel;
+pub mod object;
 pub mod place;
 pub mod stream;
 pub mod wire;

@@ -18,6 +18,7 @@ mod story;
 use datapath::{
     abi::{Addr, Be16, Family, FlowKey, FrontendValue, NetworkValue, PodValue, protocol},
     destination::{self, Destination},
+    memory::MemorySocket,
     paths::{Verdict, Work},
     socket::{self, Call, SocketVerdict},
     tables::Tables,
@@ -115,12 +116,13 @@ impl<T: Tables> Asked<'_, T> {
             _ => return Some(*dialled),
         };
         let protocol = self.probe.number(dialled.addr.family());
-        let call = Call { addr: dialled.addr, port: Be16::new(dialled.port), protocol, socket: NO_SOCKET, netns };
+        let mut socket = MemorySocket { cookie: NO_SOCKET, netns, dialled: None };
+        let call = Call { addr: dialled.addr, port: Be16::new(dialled.port), protocol };
         let found = destination::find(self.tables, call.addr, call.port, call.protocol);
         let before = self.affinity(&found);
         let verdict = match (self.probe, self.client.kind) {
-            (Probe::Tcp, _) => socket::connect(self.tables, &call),
-            (Probe::Udp, ClientKind::Node) => socket::send(self.tables, &call),
+            (Probe::Tcp, _) => socket::connect(self.tables, &mut socket, &call),
+            (Probe::Udp, ClientKind::Node) => socket::send(self.tables, &socket, &call),
             _ => SocketVerdict::Unchanged,
         };
         match verdict {

@@ -3,10 +3,7 @@
 //! The node's programs are loaded once more, over its live tables, and run by
 //! BPF_PROG_TEST_RUN with packets between its real pods.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
-};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
@@ -27,6 +24,7 @@ use crate::bench::{
     variant::{Side, Variant},
     workload::PORT,
 };
+use crate::packets::object;
 
 /// The number of Services: a look-up costs the same at any.
 const SERVICES: usize = 10;
@@ -85,7 +83,7 @@ pub(super) fn run(context: &mut Context) -> Result<Vec<Section>> {
 fn load(arena: &Arena) -> Result<Ebpf> {
     let cluster = arena.cluster().context("Fairlead is not among the variants")?;
     let maps = Bpffs::existing(&cluster.node().bpffs()).context("the agent has pinned no tables")?.maps();
-    let object = object();
+    let object = object::path();
     let mut loader = EbpfLoader::new();
     loader.btf(None);
     for table in LAYOUT {
@@ -104,11 +102,6 @@ fn load(arena: &Arena) -> Result<Ebpf> {
         .with_context(|| format!("the kernel refuses {name}"))?;
     }
     Ok(ebpf)
-}
-
-fn object() -> PathBuf {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/fairlead.bpf.o");
-    std::env::var_os("FAIRLEAD_EBPF_OBJECT").map_or(built, PathBuf::from)
 }
 
 fn sizes_table(ebpf: &mut Ebpf) -> Result<Vec<Vec<String>>> {
