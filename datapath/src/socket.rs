@@ -68,6 +68,7 @@ pub fn connect<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
         Some(Ok(backend)) => {
             note(tables, call, &backend, SocketPeerKey::BY_BACKEND);
             count(tables, call, &frontend, &backend);
+            tables.count_service(frontend.service);
             SocketVerdict::Divert(backend.addr, backend.port)
         }
         Some(Err(Refusal::Reject)) => SocketVerdict::Refuse,
@@ -92,7 +93,10 @@ fn connect_udp<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
         return SocketVerdict::Divert(own, call.port);
     }
     match choose(tables, call, &frontend) {
-        Some(Ok(backend)) => SocketVerdict::Divert(backend.addr, backend.port),
+        Some(Ok(backend)) => {
+            tables.count_service(frontend.service);
+            SocketVerdict::Divert(backend.addr, backend.port)
+        }
         Some(Err(Refusal::Reject)) => SocketVerdict::Refuse,
         Some(Err(Refusal::Drop(_))) | None => SocketVerdict::Unchanged,
     }
@@ -114,6 +118,7 @@ pub fn send<T: Tables>(tables: &mut T, call: &Call) -> SocketVerdict {
         Some(Ok(backend)) => {
             note(tables, call, &backend, SocketPeerKey::BY_BACKEND);
             note(tables, call, &backend, SocketPeerKey::BY_FRONTEND);
+            tables.count_service(frontend.service);
             SocketVerdict::Divert(backend.addr, backend.port)
         }
         _ => SocketVerdict::Unchanged,

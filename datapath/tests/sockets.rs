@@ -75,6 +75,29 @@ fn backend() -> SocketVerdict {
     SocketVerdict::Divert(addr("10.1.0.9"), Be16::new(8080))
 }
 
+fn connect(tables: &mut MemoryTables, call: &Call) -> SocketVerdict {
+    counted(tables, call, socket::connect)
+}
+
+fn send(tables: &mut MemoryTables, call: &Call) -> SocketVerdict {
+    counted(tables, call, socket::send)
+}
+
+/// What becomes of a call; that it is among its Service's connections if it gets a backend, and only then.
+fn counted(
+    tables: &mut MemoryTables,
+    call: &Call,
+    decide: impl Fn(&mut MemoryTables, &Call) -> SocketVerdict,
+) -> SocketVerdict {
+    let mut expected = tables.service_connections.clone();
+    let verdict = decide(tables, call);
+    if verdict == backend() {
+        *expected.entry(7).or_default() += 1;
+    }
+    assert_eq!(tables.service_connections, expected, "{call:?} {verdict:?}");
+    verdict
+}
+
 const LEFT: SocketVerdict = SocketVerdict::Unchanged;
 const LOCAL: u32 = FrontendValue::KEEP_CLIENT;
 const RANGES: u32 = FrontendValue::SOURCE_RANGES;
@@ -113,7 +136,7 @@ fn tcp_is_decided_where_the_backend_may_see_the_sockets_own_address() {
         (RANGES, NODE, NODE_IP, NODE_PORT, backend()),
     ];
     for (flags, netns, ip, port, expected) in table {
-        let got = socket::connect(&mut tables(flags), &call(netns, ip, port, TCP));
+        let got = connect(&mut tables(flags), &call(netns, ip, port, TCP));
         assert_eq!(got, expected, "{netns} to {ip}:{port}, {flags:#b}");
     }
 }
@@ -123,22 +146,22 @@ fn source_ranges_are_asked_for_the_callers_own_address() {
     let mut tables = tables(RANGES | LOCAL);
     let range = |prefix_len: u32, ip| SourceRangeKey { prefix_len: 32 + 96 + prefix_len, service: 7, addr: addr(ip) };
     tables.source_ranges = vec![range(24, "192.0.2.0")];
-    assert_eq!(socket::connect(&mut tables, &call(NODE, VIP, 80, TCP)), backend());
-    assert_eq!(socket::connect(&mut tables, &call(POD, VIP, 80, TCP)), LEFT);
+    assert_eq!(connect(&mut tables, &call(NODE, VIP, 80, TCP)), backend());
+    assert_eq!(connect(&mut tables, &call(POD, VIP, 80, TCP)), LEFT);
     tables.source_ranges = vec![range(32, "10.1.0.2"), SourceRangeKey { service: 8, ..range(0, "0.0.0.0") }];
-    assert_eq!(socket::connect(&mut tables, &call(NODE, VIP, 80, TCP)), LEFT);
-    assert_eq!(socket::connect(&mut tables, &call(POD, VIP, 80, TCP)), backend());
+    assert_eq!(connect(&mut tables, &call(NODE, VIP, 80, TCP)), LEFT);
+    assert_eq!(connect(&mut tables, &call(POD, VIP, 80, TCP)), backend());
 }
 
 #[test]
 fn what_must_be_masqueraded_is_left_to_its_packets() {
     let mut tables = tables(0);
     tables.backends[1].addr = addr("10.1.0.2");
-    assert_eq!(socket::connect(&mut tables, &call(POD, CLUSTER_IP, 80, TCP)), LEFT, "a pod that reaches itself");
+    assert_eq!(connect(&mut tables, &call(POD, CLUSTER_IP, 80, TCP)), LEFT, "a pod that reaches itself");
     tables.backends[1].addr = addr("10.1.0.9");
     tables.node.flags = NodeConfig::MASQUERADE_ALL;
-    assert_eq!(socket::connect(&mut tables, &call(POD, CLUSTER_IP, 80, TCP)), LEFT);
-    assert_eq!(socket::connect(&mut tables, &call(NODE, CLUSTER_IP, 80, TCP)), backend());
+    assert_eq!(connect(&mut tables, &call(POD, CLUSTER_IP, 80, TCP)), LEFT);
+    assert_eq!(connect(&mut tables, &call(NODE, CLUSTER_IP, 80, TCP)), backend());
 }
 
 #[test]
@@ -152,10 +175,13 @@ fn datagrams_of_the_node_are_decided_one_by_one() {
     ];
     for (netns, ip, port, expected) in table {
         let mut tables = tables(0);
-        assert_eq!(socket::send(&mut tables, &call(netns, ip, port, UDP)), expected, "{netns} to {ip}:{port}");
+        assert_eq!(send(&mut tables, &call(netns, ip, port, UDP)), expected, "{netns} to {ip}:{port}");
         if expected == backend() {
             let asked = SocketVerdict::Divert(addr(ip), Be16::new(port));
             assert_eq!(socket::receive(&tables, &call(netns, "10.1.0.9", 8080, UDP)), asked, "who answers");
+            // Its next datagram keeps to the backend, and is no new connection.
+            assert_eq!(socket::send(&mut tables, &call(netns, ip, port, UDP)), expected);
+            assert_eq!(tables.service_connections[&7], 1);
         }
     }
 }
@@ -171,15 +197,15 @@ fn a_connected_datagram_socket_is_judged_by_its_packets_also_from_loopback() {
         (POD, "127.0.0.1", NODE_PORT, LEFT),
     ];
     for (netns, ip, port, expected) in table {
-        assert_eq!(socket::connect(&mut tables(0), &call(netns, ip, port, UDP)), expected, "{netns} to {ip}:{port}");
+        assert_eq!(connect(&mut tables(0), &call(netns, ip, port, UDP)), expected, "{netns} to {ip}:{port}");
     }
     // The node's own address has no NodePorts: straight to a backend.
     let mut tables = tables(0);
     tables.frontends.remove(&FrontendKey::whole_address(addr(NODE_IP)));
-    assert_eq!(socket::connect(&mut tables, &call(NODE, "127.0.0.1", NODE_PORT, UDP)), backend());
+    assert_eq!(connect(&mut tables, &call(NODE, "127.0.0.1", NODE_PORT, UDP)), backend());
 }
 
 #[test]
 fn sctp_is_never_decided_here() {
-    assert_eq!(socket::connect(&mut tables(0), &call(NODE, VIP, 80, SCTP)), LEFT);
+    assert_eq!(connect(&mut tables(0), &call(NODE, VIP, 80, SCTP)), LEFT);
 }
