@@ -191,7 +191,7 @@ fn who_answers_a_client_outside_is_told() {
     let dialled = SocketAddr::new(cluster.node().addresses()[0], 30_080);
     let mut service = cluster.service("web").tcp(80, 8080).node_ports(&[30_080]);
     for (backend, answers, route) in [
-        (1, "node/node-b is told that", "past the node's stack"),
+        (1, "is told that", "past the node's stack"),
         (0, "the backend is on this node, and sees the client's own address", "straight into the pod's namespace"),
     ] {
         service.set_backends([pods[backend].endpoint()]);
