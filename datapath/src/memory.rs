@@ -25,6 +25,7 @@ pub struct MemoryTables {
     pub blocks: Vec<u32>,
     pub backends: Vec<Backend>,
     pub connections: HashMap<u32, u32>,
+    pub service_connections: HashMap<u32, u64>,
     pub affinity: HashMap<AffinityKey, AffinityValue>,
     pub pods: HashMap<Addr, PodValue>,
     pub pod_netns: HashMap<u64, PodNetns>,
@@ -112,6 +113,9 @@ impl Tables for MemoryTables {
         if let Some(count) = self.connections.get_mut(&id) {
             *count = count.saturating_sub(1);
         }
+    }
+    fn count_service(&mut self, service: u32) {
+        *self.service_connections.entry(service).or_default() += 1;
     }
     fn affinity(&self, key: &AffinityKey) -> Option<&AffinityValue> {
         self.affinity.get(key)

@@ -84,6 +84,7 @@ pub fn connect<T: Tables, S: Socket>(tables: &mut T, socket: &mut S, call: &Call
                 backend: backend.id,
             });
             count(tables, socket, &frontend, &backend);
+            tables.count_service(frontend.service);
             SocketVerdict::Divert(backend.addr, backend.port)
         }
         Some(Err(Refusal::Reject)) => SocketVerdict::Refuse,
@@ -108,7 +109,10 @@ fn connect_udp<T: Tables, S: Socket>(tables: &mut T, socket: &S, call: &Call) ->
         return SocketVerdict::Divert(own, call.port);
     }
     match choose(tables, socket, call, &frontend) {
-        Some(Ok(backend)) => SocketVerdict::Divert(backend.addr, backend.port),
+        Some(Ok(backend)) => {
+            tables.count_service(frontend.service);
+            SocketVerdict::Divert(backend.addr, backend.port)
+        }
         Some(Err(Refusal::Reject)) => SocketVerdict::Refuse,
         Some(Err(Refusal::Drop(_))) | None => SocketVerdict::Unchanged,
     }
@@ -131,6 +135,7 @@ pub fn send<T: Tables, S: Socket>(tables: &mut T, socket: &S, call: &Call) -> So
         Some(Ok(backend)) => {
             note(tables, cookie, call, &backend, SocketPeerKey::BY_BACKEND);
             note(tables, cookie, call, &backend, SocketPeerKey::BY_FRONTEND);
+            tables.count_service(frontend.service);
             SocketVerdict::Divert(backend.addr, backend.port)
         }
         _ => SocketVerdict::Unchanged,

@@ -39,6 +39,9 @@ pub trait Tables: PolicyTables {
     fn add_connection(&mut self, id: u32);
     /// Notes that a backend has one less.
     fn remove_connection(&mut self, id: u32);
+    /// Counts a connection that begins to a service port. Where there is no room for another
+    /// counter, it is counted among those of service 0.
+    fn count_service(&mut self, service: u32);
     /// A client's affinity.
     fn affinity(&self, key: &AffinityKey) -> Option<&AffinityValue>;
     /// Binds a client to a backend.

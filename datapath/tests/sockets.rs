@@ -67,16 +67,39 @@ fn tables(flags: u32) -> MemoryTables {
     tables
 }
 
-fn by(netns: u64) -> MemorySocket {
-    MemorySocket { cookie: 5, netns, dialled: None }
-}
+/// A socket's call.
+type Made = (MemorySocket, Call);
 
-fn call(ip: &str, port: u16, protocol: u8) -> Call {
-    Call { addr: addr(ip), port: Be16::new(port), protocol }
+fn call(netns: u64, ip: &str, port: u16, protocol: u8) -> Made {
+    let socket = MemorySocket { cookie: 5, netns, dialled: None };
+    (socket, Call { addr: addr(ip), port: Be16::new(port), protocol })
 }
 
 fn backend() -> SocketVerdict {
     SocketVerdict::Divert(addr("10.1.0.9"), Be16::new(8080))
+}
+
+fn connect(tables: &mut MemoryTables, (mut socket, call): Made) -> SocketVerdict {
+    counted(tables, &call, |tables| socket::connect(tables, &mut socket, &call))
+}
+
+fn send(tables: &mut MemoryTables, (socket, call): Made) -> SocketVerdict {
+    counted(tables, &call, |tables| socket::send(tables, &socket, &call))
+}
+
+/// What becomes of a call; that it is among its Service's connections if it gets a backend, and only then.
+fn counted(
+    tables: &mut MemoryTables,
+    call: &Call,
+    decide: impl FnOnce(&mut MemoryTables) -> SocketVerdict,
+) -> SocketVerdict {
+    let mut expected = tables.service_connections.clone();
+    let verdict = decide(tables);
+    if verdict == backend() {
+        *expected.entry(7).or_default() += 1;
+    }
+    assert_eq!(tables.service_connections, expected, "{call:?} {verdict:?}");
+    verdict
 }
 
 const LEFT: SocketVerdict = SocketVerdict::Unchanged;
@@ -117,7 +140,7 @@ fn tcp_is_decided_where_the_backend_may_see_the_sockets_own_address() {
         (RANGES, NODE, NODE_IP, NODE_PORT, backend()),
     ];
     for (flags, netns, ip, port, expected) in table {
-        let got = socket::connect(&mut tables(flags), &mut by(netns), &call(ip, port, TCP));
+        let got = connect(&mut tables(flags), call(netns, ip, port, TCP));
         assert_eq!(got, expected, "{netns} to {ip}:{port}, {flags:#b}");
     }
 }
@@ -127,26 +150,22 @@ fn source_ranges_are_asked_for_the_callers_own_address() {
     let mut tables = tables(RANGES | LOCAL);
     let range = |prefix_len: u32, ip| SourceRangeKey { prefix_len: 32 + 96 + prefix_len, service: 7, addr: addr(ip) };
     tables.source_ranges = vec![range(24, "192.0.2.0")];
-    assert_eq!(socket::connect(&mut tables, &mut by(NODE), &call(VIP, 80, TCP)), backend());
-    assert_eq!(socket::connect(&mut tables, &mut by(POD), &call(VIP, 80, TCP)), LEFT);
+    assert_eq!(connect(&mut tables, call(NODE, VIP, 80, TCP)), backend());
+    assert_eq!(connect(&mut tables, call(POD, VIP, 80, TCP)), LEFT);
     tables.source_ranges = vec![range(32, "10.1.0.2"), SourceRangeKey { service: 8, ..range(0, "0.0.0.0") }];
-    assert_eq!(socket::connect(&mut tables, &mut by(NODE), &call(VIP, 80, TCP)), LEFT);
-    assert_eq!(socket::connect(&mut tables, &mut by(POD), &call(VIP, 80, TCP)), backend());
+    assert_eq!(connect(&mut tables, call(NODE, VIP, 80, TCP)), LEFT);
+    assert_eq!(connect(&mut tables, call(POD, VIP, 80, TCP)), backend());
 }
 
 #[test]
 fn what_must_be_masqueraded_is_left_to_its_packets() {
     let mut tables = tables(0);
     tables.backends[1].addr = addr("10.1.0.2");
-    assert_eq!(
-        socket::connect(&mut tables, &mut by(POD), &call(CLUSTER_IP, 80, TCP)),
-        LEFT,
-        "a pod that reaches itself"
-    );
+    assert_eq!(connect(&mut tables, call(POD, CLUSTER_IP, 80, TCP)), LEFT, "a pod that reaches itself");
     tables.backends[1].addr = addr("10.1.0.9");
     tables.node.flags = NodeConfig::MASQUERADE_ALL;
-    assert_eq!(socket::connect(&mut tables, &mut by(POD), &call(CLUSTER_IP, 80, TCP)), LEFT);
-    assert_eq!(socket::connect(&mut tables, &mut by(NODE), &call(CLUSTER_IP, 80, TCP)), backend());
+    assert_eq!(connect(&mut tables, call(POD, CLUSTER_IP, 80, TCP)), LEFT);
+    assert_eq!(connect(&mut tables, call(NODE, CLUSTER_IP, 80, TCP)), backend());
 }
 
 #[test]
@@ -160,10 +179,14 @@ fn datagrams_of_the_node_are_decided_one_by_one() {
     ];
     for (netns, ip, port, expected) in table {
         let mut tables = tables(0);
-        assert_eq!(socket::send(&mut tables, &by(netns), &call(ip, port, UDP)), expected, "{netns} to {ip}:{port}");
+        assert_eq!(send(&mut tables, call(netns, ip, port, UDP)), expected, "{netns} to {ip}:{port}");
         if expected == backend() {
             let asked = SocketVerdict::Divert(addr(ip), Be16::new(port));
-            assert_eq!(socket::receive(&tables, &by(netns), &call("10.1.0.9", 8080, UDP)), asked, "who answers");
+            let (socket, answer) = call(netns, "10.1.0.9", 8080, UDP);
+            assert_eq!(socket::receive(&tables, &socket, &answer), asked, "who answers");
+            // Its next datagram keeps to the backend, and is no new connection.
+            assert_eq!(socket::send(&mut tables, &socket, &call(netns, ip, port, UDP).1), expected);
+            assert_eq!(tables.service_connections[&7], 1);
         }
     }
 }
@@ -179,19 +202,15 @@ fn a_connected_datagram_socket_is_judged_by_its_packets_also_from_loopback() {
         (POD, "127.0.0.1", NODE_PORT, LEFT),
     ];
     for (netns, ip, port, expected) in table {
-        assert_eq!(
-            socket::connect(&mut tables(0), &mut by(netns), &call(ip, port, UDP)),
-            expected,
-            "{netns} to {ip}:{port}"
-        );
+        assert_eq!(connect(&mut tables(0), call(netns, ip, port, UDP)), expected, "{netns} to {ip}:{port}");
     }
     // The node's own address has no NodePorts: straight to a backend.
     let mut tables = tables(0);
     tables.frontends.remove(&FrontendKey::whole_address(addr(NODE_IP)));
-    assert_eq!(socket::connect(&mut tables, &mut by(NODE), &call("127.0.0.1", NODE_PORT, UDP)), backend());
+    assert_eq!(connect(&mut tables, call(NODE, "127.0.0.1", NODE_PORT, UDP)), backend());
 }
 
 #[test]
 fn sctp_is_never_decided_here() {
-    assert_eq!(socket::connect(&mut tables(0), &mut by(NODE), &call(VIP, 80, SCTP)), LEFT);
+    assert_eq!(connect(&mut tables(0), call(NODE, VIP, 80, SCTP)), LEFT);
 }

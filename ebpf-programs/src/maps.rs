@@ -39,6 +39,10 @@ pub static BACKENDS: Array<Backend> = Array::with_max_entries(capacity::BACKENDS
 pub static CONNECTIONS: Array<u32> = Array::with_max_entries(capacity::CONNECTIONS, 0);
 
 #[map]
+pub static SERVICE_CONNECTIONS: PerCpuHashMap<u32, u64> =
+    PerCpuHashMap::with_max_entries(capacity::SERVICE_CONNECTIONS, BPF_F_NO_PREALLOC);
+
+#[map]
 pub static SOURCE_RANGES: LpmTrie<[u32; 5], u32> =
     LpmTrie::with_max_entries(capacity::SOURCE_RANGES, BPF_F_NO_PREALLOC);
 

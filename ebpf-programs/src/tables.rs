@@ -2,7 +2,11 @@
 
 use core::arch::asm;
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_get_prandom_u32, maps::lpm_trie::Key};
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::generated::bpf_get_prandom_u32,
+    maps::{PerCpuHashMap, lpm_trie::Key},
+};
 use datapath::{
     abi::{
         Addr, AffinityKey, AffinityValue, Backend, DropReason, FlowKey, FlowValue, FragmentKey, FragmentValue,
@@ -57,6 +61,28 @@ fn change_connections(id: u32, by: u32) {
     }
 }
 
+/// Adds one to a counter of this CPU's own; false: there is none of this key.
+#[inline(always)]
+fn add_one<K>(counters: &PerCpuHashMap<K, u64>, key: &K) -> bool {
+    let Some(counter) = counters.get_ptr_mut(key) else { return false };
+    // SAFETY: the map gave a valid pointer to this CPU's own counter.
+    unsafe { *counter += 1 };
+    true
+}
+
+/// Adds the first one to a service port's counter, or to that of those without one. A function of
+/// its own, since few connections meet it.
+#[inline(never)]
+fn first_of_service(service: u32) {
+    for service in [service, 0] {
+        let inserted = maps::SERVICE_CONNECTIONS.insert(&service, 1, u64::from(BPF_NOEXIST));
+        // Another CPU may have been first.
+        if inserted.is_ok() || add_one(&maps::SERVICE_CONNECTIONS, &service) {
+            return;
+        }
+    }
+}
+
 /// Reads a hash map whose elements live until a grace period after their removal.
 macro_rules! get {
     ($map:expr, $key:expr) => {
@@ -97,6 +123,12 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn remove_connection(&mut self, id: u32) {
         change_connections(id, u32::MAX);
+    }
+    #[inline(always)]
+    fn count_service(&mut self, service: u32) {
+        if !add_one(&maps::SERVICE_CONNECTIONS, &service) {
+            first_of_service(service);
+        }
     }
     #[inline(always)]
     fn affinity(&self, key: &AffinityKey) -> Option<&AffinityValue> {
@@ -208,10 +240,7 @@ impl Tables for KernelTables {
     }
     #[inline(always)]
     fn count_denial(&mut self, denial: &PolicyDenial) {
-        if let Some(counter) = maps::POLICY_DENIALS.get_ptr_mut(denial) {
-            // SAFETY: the map gave a valid pointer to this CPU's own counter.
-            unsafe { *counter += 1 };
-        } else {
+        if !add_one(&maps::POLICY_DENIALS, denial) {
             // Of two CPUs that are the first the later one loses its packet here, and a full
             // table every one: drops are counted by reason in any case.
             let _ = maps::POLICY_DENIALS.insert(denial, 1, u64::from(BPF_NOEXIST));

@@ -123,6 +123,9 @@ impl<F: FnMut(u32, &mut MemoryTables) -> bool> Tables for Crowded<F> {
     fn policy_epoch(&self) -> u32 {
         self.tables.policy_epoch()
     }
+    fn count_service(&mut self, service: u32) {
+        self.tables.count_service(service);
+    }
     fn count_denial(&mut self, denial: &PolicyDenial) {
         self.tables.count_denial(denial);
     }

@@ -4,13 +4,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::{
     cluster::{Cluster, LogOnFailure, Pod},
+    manifest::Service,
     sandbox::run,
     traffic::{Dial, Place, Transport},
 };
@@ -23,6 +26,9 @@ const ADDED: [&str; 2] = ["instance", "job"];
 
 /// What Prometheus itself makes: whether the target answers.
 const PROMETHEUS_OWN: &str = "up";
+
+/// How long a dial is waited for that nobody answers.
+const SHORT: Duration = Duration::from_millis(300);
 
 fn monitoring(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/monitoring").join(file)
@@ -65,6 +71,30 @@ impl Exposition {
             assert_eq!(all.values.insert(sample.to_owned(), value.parse().unwrap()), None, "{sample} comes twice");
         }
         all
+    }
+
+    /// The value of the sample with all of these labels, which only one may have; `None`: there is none.
+    fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<u64> {
+        let labels: Vec<_> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
+        let is_it = |sample: &&String| {
+            sample.split_once('{').is_some_and(|(found, _)| found == name)
+                && labels.iter().all(|label| sample.contains(label))
+        };
+        let found: Vec<_> = self.values.keys().filter(is_it).collect();
+        assert!(found.len() <= 1, "{labels:?} are of {found:?}");
+        found.first().map(|sample| self.values[*sample] as u64)
+    }
+
+    /// How many connections began to a Service's port.
+    fn connections(&self, service: &Service, protocol: &str, ip_family: &str) -> Option<u64> {
+        let labels = [
+            ("kind", "Service"),
+            ("service_namespace", "default"),
+            ("service_name", &*service.name),
+            ("protocol", protocol),
+            ("ip_family", ip_family),
+        ];
+        self.value("fairlead_service_connections_total", &labels)
     }
 }
 
@@ -137,6 +167,17 @@ fn expressions() -> Vec<(String, String)> {
     all
 }
 
+/// A policy that lets nobody into any pod of the default namespace.
+fn shut(cluster: &Cluster) {
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"namespace": "default", "name": "shut"},
+        "spec": {"podSelector": {}, "policyTypes": ["Ingress"]},
+    });
+    cluster.directory().put(&policy);
+    cluster.wait_for_sync();
+}
+
 fn scrape(cluster: &Cluster) -> Exposition {
     let script = "exec 3<>/dev/tcp/127.0.0.1/10249; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3";
     let mut command: Command = cluster.node().command("bash");
@@ -144,6 +185,14 @@ fn scrape(cluster: &Cluster) -> Exposition {
     let (head, body) = answer.split_once("\r\n\r\n").expect("an answer by HTTP");
     assert!(head.contains(" 200 ") && head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
     Exposition::parse(body)
+}
+
+/// The metrics of our own that docs/metrics.md has rows for.
+fn documented() -> BTreeSet<String> {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md")).unwrap();
+    let rows = text.lines().filter(|line| line.starts_with("| `fairlead_"));
+    let names = rows.filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    names.map(str::to_owned).collect()
 }
 
 #[test]
@@ -177,6 +226,8 @@ fn what_is_served_is_named_well_and_is_what_dashboard_and_alerts_ask_for() {
     cluster.apply(&service);
     let client = cluster.node().pod("client");
     Dial::new(&client, Transport::Tcp, service.v4(80)).times(3).servers();
+    shut(&cluster);
+    Dial::new(&client, Transport::Tcp, service.v4(80)).timeout(SHORT).times(1).assert_unanswered();
     let exposition = scrape(&cluster);
 
     for (family, kind) in &exposition.kinds {
@@ -195,6 +246,13 @@ fn what_is_served_is_named_well_and_is_what_dashboard_and_alerts_ask_for() {
         assert!(!unit.iter().any(|unit| family.ends_with(unit)), "{family} has no base unit");
         assert!(kind != "histogram" || family.ends_with("_seconds"), "{family}");
     }
+    let ours: BTreeSet<_> = exposition
+        .kinds
+        .iter()
+        .filter(|(family, _)| family.starts_with("fairlead_"))
+        .map(|(family, kind)| if kind == "counter" { format!("{family}_total") } else { family.clone() })
+        .collect();
+    assert_eq!(documented(), ours, "docs/metrics.md and what is served");
     for (place, expression) in expressions() {
         let (wanted, groups) = parse(&expression);
         assert!(!wanted.is_empty(), "{place} asks for nothing: {expression}");
@@ -217,4 +275,90 @@ fn what_is_served_is_named_well_and_is_what_dashboard_and_alerts_ask_for() {
     assert_eq!(exposition.values["fairlead_services"], 1.0);
     assert_eq!(exposition.values["fairlead_pods"], 3.0);
     assert!(exposition.values["fairlead_table_entries{table=\"FRONTENDS\"}"] > 0.0);
+}
+
+#[test]
+fn connections_are_counted_once_each_by_their_services_names() {
+    let cluster = Cluster::of_one(&[]);
+    let _log = LogOnFailure(&cluster);
+    let pods = cluster.node().pods("backend", 2);
+    let _servers: Vec<_> =
+        pods.iter().map(|pod| pod.serve(&[(Transport::Tcp, 8080), (Transport::Udp, 5353)])).collect();
+    let client = cluster.node().pod("client");
+    let service = |name: &str| {
+        let service = cluster.service(name).tcp(80, 8080).udp(53, 5353);
+        service.backends(pods.iter().map(Pod::endpoint))
+    };
+    let web = service("web").node_ports(&[30_080, 30_053]);
+    cluster.apply(&web);
+    let dial = |place: &dyn Place, transport, address, times| {
+        Dial::new(place, transport, address).times(times).servers();
+    };
+    let node_port = SocketAddr::new(cluster.node().addresses()[0], 30_080);
+    // At connect(), by packets of a pod's, by packets from outside.
+    dial(&client, Transport::Tcp, web.v4(80), 3);
+    dial(cluster.node(), Transport::Tcp, web.v6(80), 2);
+    dial(&client, Transport::Udp, web.v4(53), 5);
+    dial(cluster.outside(), Transport::Tcp, node_port, 4);
+    let counted = |service: &Service| {
+        let exposition = scrape(&cluster);
+        let of = |protocol, family| exposition.connections(service, protocol, family);
+        [of("TCP", "IPv4"), of("TCP", "IPv6"), of("UDP", "IPv4"), of("UDP", "IPv6")]
+    };
+    // What nobody has dialled has no series.
+    assert_eq!(counted(&web), [Some(7), Some(2), Some(5), None]);
+    let list = cluster.node().cli_json(&["service", &web.name]);
+    let shown = |port: &Value| (port["protocol"].clone(), port["family"].clone(), port["connections"].clone());
+    let shown: BTreeSet<String> =
+        list["services"][0]["ports"].as_array().unwrap().iter().map(|port| format!("{:?}", shown(port))).collect();
+    let expected = [("TCP", "IPv4", 7), ("TCP", "IPv6", 2), ("UDP", "IPv4", 5), ("UDP", "IPv6", 0)];
+    let expected =
+        expected.map(|(protocol, family, count)| format!("{:?}", (json!(protocol), json!(family), json!(count))));
+    assert_eq!(shown, BTreeSet::from(expected));
+
+    // Another agent goes on where the first has ended, and knows of what came between.
+    cluster.node().kill_agent();
+    dial(&client, Transport::Tcp, web.v4(80), 1);
+    cluster.node().spawn_agent();
+    cluster.wait_for_sync();
+    assert_eq!(counted(&web), [Some(8), Some(2), Some(5), None]);
+
+    // What is another Service's begins at nothing, and what is nobody's any more has no series.
+    cluster.delete(&web);
+    let other = service("other");
+    cluster.apply(&other);
+    dial(&client, Transport::Tcp, other.v4(80), 1);
+    assert_eq!((counted(&web), counted(&other)), ([None; 4], [Some(1), None, None, None]));
+}
+
+#[test]
+fn denials_are_counted_by_the_policys_name() {
+    let cluster = Cluster::of_one(&[]);
+    let _log = LogOnFailure(&cluster);
+    let backend = cluster.node().pod("backend");
+    let _server = backend.serve(&[(Transport::Tcp, 8080)]);
+    let client = cluster.node().pod("client");
+    let dial = || {
+        let address = SocketAddr::new(backend.v4(), 8080);
+        Dial::new(&client, Transport::Tcp, address).timeout(SHORT).times(1).assert_unanswered();
+    };
+    let labels = [
+        ("policy_kind", "NetworkPolicy"),
+        ("policy_namespace", "default"),
+        ("policy_name", "shut"),
+        ("direction", "ingress"),
+        ("rule", "default"),
+    ];
+    let counted = || scrape(&cluster).value("fairlead_policy_denied_packets_total", &labels);
+    assert_eq!(counted(), None);
+    shut(&cluster);
+    dial();
+    let first = counted().expect("the policy's default is counted");
+    assert!(first > 0);
+    dial();
+    let second = counted().unwrap();
+    assert!(second > first, "{first}, then {second}");
+    assert!(scrape(&cluster).values["fairlead_drops_total{reason=\"ingress-policy-denied\"}"] >= second as f64);
+    let events_lost = scrape(&cluster).value("fairlead_events_lost_total", &[("reason", "ring-full")]);
+    assert_eq!(events_lost, Some(0), "nobody listened");
 }

@@ -6,12 +6,12 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    net::SocketAddr,
     thread,
     time::{Duration, Instant},
 };
 
+use conformance_cases::policy::{self, pair, text};
 use serde_json::{Value, json};
 use tests::{
     cluster::{Cluster, LogOnFailure, Plan, Pod},
@@ -30,24 +30,6 @@ const LISTEN: [(Transport, u16); 6] = [
 /// A dial that is denied takes so long, and is tried once; one that should be answered gets some more tries.
 const SHORT: Duration = Duration::from_millis(200);
 const TRIES: usize = 10;
-
-fn cases() -> Value {
-    let workspace = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    let shared = std::env::var_os("FAIRLEAD_SHARED").map(PathBuf::from);
-    let path = shared.unwrap_or_else(|| workspace.join("../shared/conformance")).join("netpol-cases.yaml");
-    let yaml = std::fs::read_to_string(&path).unwrap_or_else(|error| {
-        panic!("{}: {error}; FAIRLEAD_SHARED names the directory of the cases", path.display())
-    });
-    serde_norway::from_str(&yaml).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-fn pair(name: &str) -> (&str, &str) {
-    name.split_once('/').unwrap_or_else(|| panic!("{name}"))
-}
-
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value[key].as_str().unwrap_or_else(|| panic!("{key}: {value}"))
-}
 
 /// A pod of a case, which serves, and the Service that has it alone.
 struct Member {
@@ -115,24 +97,7 @@ impl Stage<'_> {
     }
 
     fn fill_in(&self, value: &Value) -> Value {
-        let mut yaml = value.to_string();
-        while let Some(start) = yaml.find("${") {
-            let end = start + yaml[start..].find('}').unwrap();
-            let (kind, rest) = yaml[start + 2..end].split_once(':').unwrap();
-            let filled = match kind {
-                "ip" => self.members[rest].pod.v4().to_string(),
-                _ => {
-                    let (pod, bits) = rest.rsplit_once('/').unwrap();
-                    let IpAddr::V4(address) = self.members[pod].pod.v4() else {
-                        unreachable!("it is the IPv4 address")
-                    };
-                    let mask = u32::MAX << (32 - bits.parse::<u32>().unwrap());
-                    format!("{}/{bits}", Ipv4Addr::from(u32::from(address) & mask))
-                }
-            };
-            yaml.replace_range(start..=end, &filled);
-        }
-        serde_json::from_str(&yaml).unwrap()
+        policy::fill_in(value, |pod| self.members[pod].pod.v4())
     }
 
     fn policy_file(namespace: &str, name: &str) -> String {
@@ -140,8 +105,8 @@ impl Stage<'_> {
     }
 
     fn act(&mut self, action: &Value, files: &mut Vec<String>) {
-        let (verb, what) = action.as_object().unwrap().iter().next().unwrap();
-        match verb.as_str() {
+        let (verb, what) = policy::verb(action);
+        match verb {
             "create" | "update" => {
                 let object = self.fill_in(what);
                 let metadata = &object["metadata"];
@@ -183,7 +148,7 @@ impl Stage<'_> {
                 true => server.service.v4(port),
                 false => SocketAddr::new(server.pod.v4(), port),
             };
-            let expected = expected(probe, from, to) == "allow";
+            let expected = policy::is_allowed(probe, from, to);
             // A packet may be lost, but none may come through.
             let tries = if expected { TRIES } else { 1 };
             let is_answered = || {
@@ -202,28 +167,9 @@ impl Stage<'_> {
     }
 }
 
-fn expected<'a>(probe: &'a Value, from: &str, to: &str) -> &'a str {
-    let mut verdict = text(probe, "default");
-    for except in probe["except"].as_array().unwrap() {
-        let (word, ends) = except.as_object().unwrap().iter().next().unwrap();
-        if matches(ends[0].as_str().unwrap(), from) && matches(ends[1].as_str().unwrap(), to) {
-            verdict = word;
-        }
-    }
-    verdict
-}
-
-fn matches(pattern: &str, pod: &str) -> bool {
-    let (namespace, name) = pair(pod);
-    match pattern.split_once('/') {
-        None => pattern == "*",
-        Some((of, which)) => (of == "*" || of == namespace) && (which == "*" || which == name),
-    }
-}
-
 #[test]
 fn every_case_between_real_pods() {
-    let file = cases();
+    let file = policy::cases();
     let only = std::env::var("FAIRLEAD_POLICY_CASE").unwrap_or_default();
     let cluster = Plan::default().node("node-a").node("node-b").start();
     let _log = LogOnFailure(&cluster);

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tests::{
-    cluster::{Cluster, LogOnFailure, Plan, Pod},
+    cluster::{Cluster, LogOnFailure, Outside, Plan, Pod},
     manifest::{Endpoint, Service},
     traffic::{Dial, Outcome, Place, Server, Transport},
 };
@@ -54,13 +54,28 @@ fn ask(bed: &Bed, question: &Question<'_>) -> Value {
         other => panic!("{other:?}"),
     };
     assert!(as_said, "{arguments:?} says {answer:#}, but {:?}", attempt.outcome);
+    let arrives = says.starts_with("delivered") || says == "leaves-node";
+    assert_eq!(step(&answer, "route").is_some(), arrives, "{answer:#}");
     answer
+}
+
+/// What an answer says at a step.
+fn step<'a>(answer: &'a Value, name: &str) -> Option<&'a str> {
+    let mut steps = answer["steps"].as_array().into_iter().flatten();
+    steps.find(|step| step["step"] == name).and_then(|step| step["text"].as_str())
+}
+
+/// That an answer says this at a step.
+#[track_caller]
+fn assert_step(answer: &Value, name: &str, says: &str) {
+    assert!(step(answer, name).is_some_and(|text| text.contains(says)), "{name} doesn't say {says:?}: {answer:#}");
 }
 
 struct Bed {
     cluster: Cluster,
     backends: Vec<Pod>,
     client: Pod,
+    socket_lb: bool,
     _servers: Vec<Server>,
 }
 
@@ -71,7 +86,8 @@ fn bed(flags: &[&str]) -> Bed {
     let servers = backends.iter().map(|pod| pod.serve(&LISTEN)).collect();
     let client = cluster.node().pod("client");
     cluster.wait_for_sync();
-    Bed { cluster, backends, client, _servers: servers }
+    let socket_lb = !flags.contains(&"--socket-lb=false");
+    Bed { cluster, backends, client, socket_lb, _servers: servers }
 }
 
 #[test]
@@ -115,9 +131,15 @@ fn why_is_right(bed: &Bed) {
             let answer = ask(bed, &question(&from, at(&one).to_string(), transport, at(&one)));
             assert_eq!(answer["selection"], "only-one", "{answer:#}");
             assert_eq!(answer["backend"]["name"], format!("default/{}", backends[0].name()));
+            let into =
+                if from.is_some() { "straight into the pod's namespace" } else { "the node's end of the pod's pair" };
+            // A node's UDP that isn't diverted goes by our device, from which its program sends it on.
+            let is_sent = from.is_none() && !bed.socket_lb;
+            assert_step(&answer, "route", if is_sent { "straight into" } else { into });
             let answer = ask(bed, &question(&from, at(&leaving).to_string(), transport, at(&leaving)));
             assert!(answer.to_string().contains("serve while they terminate"), "{answer:#}");
-            ask(bed, &question(&from, at(&remote).to_string(), transport, at(&remote)));
+            let answer = ask(bed, &question(&from, at(&remote).to_string(), transport, at(&remote)));
+            assert_step(&answer, "route", "to the next hop node/node-b");
             let answer = ask(bed, &question(&from, at(&none).to_string(), transport, at(&none)));
             assert_eq!(answer["outcome"], "refused");
             assert!(answer.to_string().contains("no endpoint that is ready"), "{answer:#}");
@@ -143,6 +165,54 @@ fn why_is_right(bed: &Bed) {
         let bound_to = backends.iter().find(|pod| pod.name() == bound_to.server()).expect("a backend answers");
         assert_eq!(answer["backend"]["address"], SocketAddr::new(bound_to.v4(), 8080).to_string(), "{answer:#}");
     }
+}
+
+#[test]
+fn the_way_into_the_overlay_is_told() {
+    let cluster = Plan::default().node("node-a").far_node("node-b").start();
+    let _log = LogOnFailure(&cluster);
+    let pods = cluster.pod_on_each("pod");
+    let to = SocketAddr::new(pods[1].v4(), 8080).to_string();
+    cluster.wait_for_sync();
+    let answer = cluster.node().cli_json(&["why", "--from", pods[0].name(), "--to", &to]);
+    assert_step(&answer, "route", "in VXLAN to node/node-b");
+    // What carries it, goes by the router.
+    assert_step(&answer, "route", &format!("to the next hop {}", Outside::ADDRESSES[0]));
+    assert_eq!(answer["outcome"], "leaves-node");
+}
+
+#[test]
+fn who_answers_a_client_outside_is_told() {
+    let cluster = Plan::default().node("node-a").node("node-b").flag("--load-balancer-mode=dsr").start();
+    let _log = LogOnFailure(&cluster);
+    let pods = cluster.pod_on_each("backend");
+    let _servers: Vec<_> = pods.iter().map(|pod| pod.serve(&LISTEN)).collect();
+    let from = Outside::ADDRESSES[0].to_string();
+    let dialled = SocketAddr::new(cluster.node().addresses()[0], 30_080);
+    let mut service = cluster.service("web").tcp(80, 8080).node_ports(&[30_080]);
+    for (backend, answers, route) in [
+        (1, "is told that", "past the node's stack"),
+        (0, "the backend is on this node, and sees the client's own address", "straight into the pod's namespace"),
+    ] {
+        service.set_backends([pods[backend].endpoint()]);
+        cluster.apply(&service);
+        let answer = cluster.node().cli_json(&["why", "--from", &from, "--to", &dialled.to_string()]);
+        assert_step(&answer, "answers", answers);
+        assert_step(&answer, "route", route);
+        assert_eq!(step(&answer, "nat"), Some(&*format!("the destination becomes {}", at(&pods[backend]))));
+        let server = Dial::new(cluster.outside(), Transport::Tcp, dialled).once();
+        assert_eq!(server.server(), pods[backend].name());
+    }
+    // A client in the cluster is answered as ever.
+    let client = cluster.node().pod("client");
+    cluster.wait_for_sync();
+    let answer = cluster.node().cli_json(&["why", "--from", client.name(), "--to", &dialled.to_string()]);
+    assert_eq!(step(&answer, "answers"), None, "{answer:#}");
+}
+
+/// Where a backend serves TCP.
+fn at(pod: &Pod) -> SocketAddr {
+    SocketAddr::new(pod.v4(), 8080)
 }
 
 #[test]

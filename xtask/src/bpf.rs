@@ -51,6 +51,8 @@ pub fn command(toolchain: &Toolchain, subcommand: &str) -> Result<Command> {
     let mut cargo = toolchain.cargo();
     // Encoded, so that a path with spaces in it stays one flag.
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    // Whatever somebody's own configuration says of release builds: for BPF only fully optimised code compiles.
+    cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3").env("CARGO_PROFILE_RELEASE_INCREMENTAL", "false");
     cargo.arg(subcommand).args(toolchain.target_arguments());
     cargo.args(["--quiet", "--package", "ebpf-programs", "--target-dir"]).arg(environment::target("bpf-build"));
     Ok(cargo)

@@ -48,6 +48,9 @@ tables! {
     BACKENDS "BACKENDS": u32 => Backend, 1 << 19;
     /// Connections by backend, of frontends for which they are counted.
     CONNECTIONS "CONNECTIONS": u32 => u32, 1 << 19;
+    /// Connections that began, by [`FrontendValue::service`], per CPU. 0: of service ports for
+    /// which there was no room.
+    SERVICE_CONNECTIONS "SERVICE_CONNECTIONS": u32 => u64, 1 << 15;
     /// Whose clients a service port serves, by longest prefix. The value is 1.
     SOURCE_RANGES "SOURCE_RANGES": SourceRangeKey => u32, 1 << 16;
     /// Affinity; least recently used first out.

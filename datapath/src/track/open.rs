@@ -154,6 +154,10 @@ fn insert_forward<T: Tables>(
                 tables.mark_node_nat(NodeState::COUNTED);
                 tables.add_connection(forward.backend);
             }
+            // Of a flow that another node has begun, and counted, the backend isn't known.
+            if forward.backend != 0 {
+                tables.count_service(forward.service);
+            }
             Ok(())
         }
         Inserted::Exists => {

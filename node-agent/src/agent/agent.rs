@@ -163,7 +163,7 @@ impl Agent {
         vitals: watch::Sender<Vitals>,
     ) -> Result<Self, ServiceTableError> {
         let began = Instant::now();
-        let metrics = Metrics::new(tables.stats.clone());
+        let metrics = Metrics::new(tables.stats.clone(), tables.events.clone());
         Ok(Self {
             services: Services::adopt(tables.services, node_name, flags.load_balancer_algorithm)?,
             policies: Policies::adopt(tables.policies, &tables.pods)?,

@@ -13,7 +13,7 @@ use serde_norway::Value;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigFileError {
     /// It can't be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read the file of --config, {path}: {source}")]
     Read {
         /// The file.
         path: PathBuf,
@@ -21,7 +21,7 @@ pub enum ConfigFileError {
         source: io::Error,
     },
     /// It is no YAML mapping.
-    #[error("{path}: {source}")]
+    #[error("{path}: {source}; it must be a mapping of flags to values, such as `cni: false`")]
     Syntax {
         /// The file.
         path: PathBuf,

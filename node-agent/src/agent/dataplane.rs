@@ -90,6 +90,11 @@ impl Dataplane {
         Ok((Self { bpffs, programs, links, socket_lb, takes_over }, tables))
     }
 
+    /// The programs.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
     /// Where the tables are pinned.
     pub fn maps(&self) -> PathBuf {
         self.bpffs.maps()

@@ -15,12 +15,9 @@ use datapath::abi::{Addr, Be16, Family, FrontendKey, FrontendValue, protocol};
 use crate::{
     cni::attachment::{Attachment, HostPort},
     compile::{CompiledAddress, CompiledEndpoint, CompiledFrontend, CompiledPort, CompiledService, EndpointSet},
+    inspect::HOST_PORT,
     model::{Model, change::Problem, objects::ObjectKey},
 };
-
-/// How the namespaces begin of Services that stand for pods' hostPorts. No namespace
-/// of Kubernetes has a slash in its name.
-const NAMESPACE: &str = "hostport/";
 
 /// How the subjects of their problems begin.
 pub const HOST_PORTS: &str = "hostPorts of ";
@@ -202,7 +199,7 @@ fn key(attachment: &Attachment) -> ObjectKey {
     if ifname != "eth0" {
         name = format!("{name}/{ifname}");
     }
-    ObjectKey::new(format!("{NAMESPACE}{namespace}").as_str(), name.as_str())
+    ObjectKey::new(format!("{HOST_PORT}{namespace}").as_str(), name.as_str())
 }
 
 fn describe(attachment: &Attachment) -> String {

@@ -14,9 +14,13 @@ use axum::{
 };
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::{net::TcpListener, sync::watch, time::Instant};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
-use super::{metrics::Metrics, vitals::Vitals};
+use super::{counted::Question, metrics::Metrics, vitals::Vitals};
 
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -92,19 +96,18 @@ struct FamilyHealth {
     healthy: bool,
 }
 
-/// Serves `/metrics`.
-pub fn metrics(metrics: Metrics) -> Router {
-    let scrape = |State(metrics): State<Metrics>| async move {
-        // Counting the entries of large tables takes milliseconds of system calls.
-        match tokio::task::spawn_blocking(move || metrics.encode()).await {
-            Ok(Ok(text)) => {
+/// Serves `/metrics`. Whose counters are is asked of `ask`.
+pub fn metrics(metrics: Metrics, ask: mpsc::Sender<Question>) -> Router {
+    let scrape = |State((metrics, ask)): State<(Metrics, mpsc::Sender<Question>)>| async move {
+        match metrics.scrape(&ask).await {
+            Ok(text) => {
                 let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
                 ([(header::CONTENT_TYPE, kind)], text).into_response()
             }
-            _ => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
         }
     };
-    Router::new().route("/metrics", get(scrape)).with_state(metrics)
+    Router::new().route("/metrics", get(scrape)).with_state((metrics, ask))
 }
 
 /// Listens and serves until the process ends, trying again for as long as the address

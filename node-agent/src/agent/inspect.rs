@@ -4,9 +4,11 @@
 //! putting names to what is in them happens on another thread. This module must not know
 //! what an answer says.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, net::IpAddr, path::Path};
 
 use datapath::tables::Tables;
+use nix::net::if_::if_indextoname;
+use tokio::runtime::Handle;
 
 use super::{agent::Agent, report, waiters::Reply};
 use crate::{
@@ -16,8 +18,15 @@ use crate::{
         services::EndpointQuery,
     },
     cni::service::CniService,
-    inspect::{self, FlowFilter, Names, ServiceFacts, Snapshot},
-    kernel::{live_tables::LiveTables, map::MapError},
+    inspect::{
+        self, FlowFilter, Names, ServiceFacts, Snapshot,
+        why::{Way, Ways},
+    },
+    kernel::{
+        live_tables::LiveTables,
+        map::MapError,
+        netlink::{Netlink, NetlinkError},
+    },
 };
 
 /// Answers, soon.
@@ -62,14 +71,36 @@ fn respond(snapshot: &Snapshot, maps: &Path, inspection: &Inspection) -> Result<
     let mut tables = LiveTables::open(maps).map_err(unreadable)?;
     let names = Names::of(snapshot);
     let response = match inspection {
-        Inspection::Services(query) => Response::Services(inspect::services(snapshot, &names, &tables, query)?),
+        Inspection::Services(query) => {
+            let connections = tables.service_connections().map_err(unreadable)?;
+            Response::Services(inspect::services(snapshot, &names, &tables, &connections, query)?)
+        }
         Inspection::Endpoints(query) => endpoints(snapshot, &names, &tables, query)?,
         Inspection::Flows(query) => Response::Flows(flows(snapshot, &names, &tables, query)?),
-        Inspection::Why(query) => Response::Why(Box::new(inspect::why::explain(snapshot, &names, &mut tables, query)?)),
+        Inspection::Why(query) => {
+            Response::Why(Box::new(inspect::why::explain(snapshot, &names, &mut tables, &NodeWays, query)?))
+        }
     };
     match tables.trouble() {
         Some(error) => Err(unreadable(error)),
         None => Ok(response),
+    }
+}
+
+/// The ways that the node's stack knows, for a thread that may block.
+struct NodeWays;
+
+impl Ways for NodeWays {
+    fn way_to(&self, addr: IpAddr) -> Result<Option<Way>, String> {
+        let ask = async { Netlink::open()?.way_to(addr).await };
+        let found: Result<_, NetlinkError> = Handle::current().block_on(ask);
+        let way = found.map_err(|error| error.to_string())?;
+        let name = |ifindex| self.interface(ifindex).unwrap_or_else(|| format!("interface {ifindex}"));
+        Ok(way.map(|way| Way { interface: name(way.ifindex), gateway: way.gateway }))
+    }
+
+    fn interface(&self, ifindex: u32) -> Option<String> {
+        if_indextoname(ifindex).ok().map(|name| name.to_string_lossy().into_owned())
     }
 }
 

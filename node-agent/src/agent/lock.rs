@@ -33,7 +33,7 @@ pub enum LockError {
         pid: String,
     },
     /// It can't be used.
-    #[error("cannot use run directory {run_dir}: {source}")]
+    #[error("cannot use run directory {run_dir}: {source}; run this as root, or give another --run-dir")]
     Unusable {
         /// The run directory.
         run_dir: PathBuf,

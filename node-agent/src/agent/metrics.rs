@@ -1,9 +1,10 @@
 //! `/metrics`: kube-proxy's names for what kube-proxy has, `fairlead_` for our own.
 //!
-//! What the main loop knows it sets; what only the tables know (drops, entries)
+//! What the main loop knows it sets; what only the tables know (drops, entries, connections)
 //! is read when somebody asks. This module must not know HTTP.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
@@ -12,17 +13,26 @@ use std::{
     time::Duration,
 };
 
-use datapath::abi::layout_hash;
+use datapath::abi::{PolicyDenial, capacity, layout_hash};
 use jiff::Timestamp;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{JoinError, spawn_blocking},
+    time::timeout,
+};
 
-use super::proxy_metrics::{Code, Policy, ProxyMetrics};
+use super::{
+    counted::{DenialLabels, Owners, Question, ServiceLabels, Totals},
+    proxy_metrics::{Code, Policy, ProxyMetrics},
+};
 use crate::{
     kernel::{
+        event_tables::EventTables,
         map::MapError,
         programs::kernel_release,
         table_stats::{TableFill, TableStats},
@@ -54,6 +64,17 @@ struct Reason {
     reason: &'static str,
 }
 
+/// How long a scrape waits for the main loop to say whose counters are; without that it goes without these. Prometheus
+/// itself waits for ten seconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What was counted of Services and policies, by number.
+#[derive(Debug, Default)]
+struct Counted {
+    services: BTreeMap<u32, u64>,
+    denials: BTreeMap<PolicyDenial, u64>,
+}
+
 /// All metrics of the agent; a clone is the same set.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -75,6 +96,13 @@ struct Inner {
     entries: Family<Table, Gauge>,
     capacity: Family<Table, Gauge>,
     drops: Family<Reason, Counter>,
+    events: EventTables,
+    events_lost: Family<Reason, Counter>,
+    service_connections: Family<ServiceLabels, Counter>,
+    other_connections: Counter,
+    denials: Family<DenialLabels, Counter>,
+    /// Held while the metrics are written, so that two who ask at once don't mix theirs.
+    denied: Mutex<Totals<PolicyDenial, DenialLabels>>,
 }
 
 /// Metrics could not be read.
@@ -86,6 +114,9 @@ pub enum MetricsError {
     /// They can't be written as text.
     #[error("cannot encode metrics: {0}")]
     Encode(#[from] fmt::Error),
+    /// The thread that reads and writes them ended.
+    #[error("cannot read the tables: {0}")]
+    Ended(#[from] JoinError),
 }
 
 /// What the main loop knows after putting changes in force.
@@ -124,7 +155,7 @@ pub struct State {
 
 impl Metrics {
     /// A set of metrics over these tables.
-    pub fn new(stats: TableStats) -> Self {
+    pub fn new(stats: TableStats, events: EventTables) -> Self {
         let mut registry = Registry::default();
         let in_sync = Gauge::default();
         registry.register("fairlead_in_sync", "Whether the source's first lists are in force", in_sync.clone());
@@ -140,6 +171,18 @@ impl Metrics {
         registry.register("fairlead_table_capacity", "Entries that an eBPF table can hold", capacity.clone());
         let drops = Family::default();
         registry.register("fairlead_drops", "Packets dropped, by reason", drops.clone());
+        let events_lost = Family::default();
+        let help = "Events that were not told though somebody listened, by reason";
+        registry.register("fairlead_events_lost", help, events_lost.clone());
+        let service_connections = Family::default();
+        let help = "Connections and flows that this node began to a Service's port";
+        registry.register("fairlead_service_connections", help, service_connections.clone());
+        let other_connections = Counter::default();
+        let help = "The same to Services for whose ports the table of counters has no room";
+        registry.register("fairlead_other_service_connections", help, other_connections.clone());
+        let denials = Family::default();
+        let help = "Packets that policies denied, by the rule, or by the policies whose default it is";
+        registry.register("fairlead_policy_denied_packets", help, denials.clone());
         let failed_writes = Counter::default();
         registry.register("fairlead_failed_writes", "Table writes that failed and are retried", failed_writes.clone());
 
@@ -178,6 +221,12 @@ impl Metrics {
             entries,
             capacity,
             drops,
+            events,
+            events_lost,
+            service_connections,
+            other_connections,
+            denials,
+            denied: Mutex::new(Totals::new(capacity::POLICY_DENIALS as usize)),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -240,22 +289,69 @@ impl Metrics {
         self.inner.proxy.healthz.get_or_create(&Code { code }).inc();
     }
 
-    /// All metrics in the OpenMetrics text format. Takes milliseconds when tables are full.
-    pub fn encode(&self) -> Result<String, MetricsError> {
+    /// All metrics in the OpenMetrics text format; `ask` is asked whose counters are. Takes milliseconds when
+    /// tables are full.
+    ///
+    /// # Errors
+    /// A table can't be read, or the text not be written.
+    pub async fn scrape(&self, ask: &mpsc::Sender<Question>) -> Result<String, MetricsError> {
+        let metrics = self.clone();
+        let counted = spawn_blocking(move || metrics.count()).await??;
+        let owners = timeout(PATIENCE, owners(ask, &counted)).await.unwrap_or_default();
+        let metrics = self.clone();
+        spawn_blocking(move || metrics.encode(counted, &owners)).await?
+    }
+
+    fn count(&self) -> Result<Counted, MetricsError> {
+        let stats = &self.inner.stats;
+        Ok(Counted { services: stats.service_connections()?, denials: stats.denials()? })
+    }
+
+    fn encode(&self, counted: Counted, owners: &Owners) -> Result<String, MetricsError> {
         let inner = &self.inner;
+        let mut denied = inner.denied.lock().unwrap_or_else(PoisonError::into_inner);
         let known = inner.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for fill in known.into_iter().chain(inner.stats.fill()?) {
             let table = Table { table: fill.name };
             inner.entries.get_or_create(&table).set(fill.entries as i64);
             inner.capacity.get_or_create(&table).set(fill.capacity as i64);
         }
+        // The kernel counts, so that a restart of the agent loses nothing.
+        let store = |counter: &Counter, count| counter.inner().store(count, Ordering::Relaxed);
         for (reason, count) in inner.stats.drops()? {
-            // The kernel counts, so that a restart of the agent loses nothing.
-            let counter = inner.drops.get_or_create(&Reason { reason: reason.name() });
-            counter.inner().store(count, Ordering::Relaxed);
+            store(&inner.drops.get_or_create(&Reason { reason: reason.name() }), count);
+        }
+        let lost = inner.events.losses()?;
+        for (reason, count) in
+            [("too-many-flows", lost.flows), ("too-many-troubles", lost.troubles), ("ring-full", lost.ring)]
+        {
+            store(&inner.events_lost.get_or_create(&Reason { reason }), count);
+        }
+        store(&inner.other_connections, counted.services.get(&0).copied().unwrap_or(0));
+        inner.service_connections.clear();
+        for (service, count) in &counted.services {
+            if let Some(labels) = owners.services.get(service) {
+                store(&inner.service_connections.get_or_create(labels), *count);
+            }
+        }
+        denied.update(counted.denials, |denial| owners.denials.get(denial).cloned());
+        inner.denials.clear();
+        for (labels, total) in denied.iter() {
+            store(&inner.denials.get_or_create(labels), total);
         }
         let mut text = String::new();
         text::encode(&mut text, &inner.registry)?;
         Ok(text)
     }
+}
+
+/// Whose counters are, as the main loop knows; nobody's, if it has ended.
+async fn owners(ask: &mpsc::Sender<Question>, counted: &Counted) -> Owners {
+    let (reply, answer) = oneshot::channel();
+    let services = counted.services.keys().copied().collect();
+    let denials = counted.denials.keys().copied().collect();
+    if ask.send(Question { services, denials, reply }).await.is_err() {
+        return Owners::default();
+    }
+    answer.await.unwrap_or_default()
 }

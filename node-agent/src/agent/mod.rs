@@ -6,6 +6,7 @@
 #[expect(clippy::module_inception, reason = "it is the agent itself; the other files are its parts")]
 pub mod agent;
 pub mod config_file;
+mod counted;
 pub mod dataplane;
 mod due;
 pub mod flags;

@@ -9,7 +9,10 @@ use datapath::abi::layout_hash;
 use super::{agent::Agent, flags::SourceFlag};
 use crate::{
     api::status::{MAX_PROBLEMS, StatusProblem, StatusReport, TableReport},
-    kernel::{programs::kernel_release, table_stats::TableStats},
+    kernel::{
+        programs::{has_btf, kernel_release},
+        table_stats::TableStats,
+    },
 };
 
 /// All but what must be counted in the tables.
@@ -61,7 +64,17 @@ pub fn report(agent: &Agent) -> StatusReport {
 /// What there is to work with.
 fn features(agent: &Agent) -> BTreeMap<String, String> {
     let word = |there: bool, why: &str| if there { "yes".to_owned() } else { format!("no: {why}") };
+    let compiled = match agent.dataplane.programs().are_compiled() {
+        Ok(compiled) => word(compiled, "net.core.bpf_jit_enable is 0, so programs are slow"),
+        Err(error) => format!("no: {error}"),
+    };
     let features = [
+        // What the kernel has. Without tcx no agent gets so far.
+        ("btf", word(has_btf(), "there is no /sys/kernel/btf/vmlinux")),
+        ("jit", compiled),
+        ("membarrier", word(agent.services.has_membarrier(), "a map of maps is replaced in its place")),
+        ("tcx", "yes".to_owned()),
+        // What is made of it.
         ("socket-lb", word(agent.flags.socket_lb, "--socket-lb=false")),
         ("cni", word(agent.flags.cni, "--cni=false")),
         ("overlay", word(agent.routing.needs_overlay(), "no node needs it")),

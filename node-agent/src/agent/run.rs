@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::{
     agent::Agent,
+    counted,
     dataplane::{Dataplane, DataplaneError},
     flags::{Flags, SourceFlag},
     http::{self, Listening},
@@ -104,6 +105,7 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
     tokio::spawn(keep_counts_right(tables.connections.clone()));
     let (listeners, subscriptions) = mpsc::channel(CALLS);
     let (ask, mut questions) = mpsc::channel(1);
+    let (ask_owners, mut owners_wanted) = mpsc::channel(1);
     tokio::spawn(monitor::serve(tables.events.clone(), subscriptions, ask));
     let netlink = Netlink::open()?;
     let mut events = Events::subscribe()?;
@@ -120,7 +122,7 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
     let (said, mut listening) = mpsc::unbounded_channel();
     let served = [
         ("--healthz-bind-address", health_address, http::health(watched, agent.metrics())),
-        ("--metrics-bind-address", metrics_address, http::metrics(agent.metrics())),
+        ("--metrics-bind-address", metrics_address, http::metrics(agent.metrics(), ask_owners)),
     ];
     for (flag, address, router) in served {
         let Some(address) = address else { continue };
@@ -163,6 +165,7 @@ pub async fn run(flags: Flags) -> Result<(), AgentError> {
                 }
             },
             Some(question) = questions.recv() => name(&agent, question),
+            Some(question) = owners_wanted.recv() => counted::answer(&agent, question),
             Some(said) = listening.recv() => note(&mut agent, &said),
             Some(event) = events.next() => agent.heard(&event),
             change = next_change(&mut xdp_changes) => agent.xdp_changed(change),

@@ -121,6 +121,11 @@ impl Services {
         self.plan.reclaim(&mut self.tables)
     }
 
+    /// See [`KernelServiceTables::has_membarrier`].
+    pub fn has_membarrier(&self) -> bool {
+        self.tables.has_membarrier()
+    }
+
     /// The node, as Services are compiled for it.
     pub fn node(&self) -> &NodeContext {
         &self.node
@@ -134,6 +139,11 @@ impl Services {
     /// Whose each service port in the tables is.
     pub fn owners(&self) -> HashMap<u32, Owner> {
         self.plan.owners()
+    }
+
+    /// Whose one of them is.
+    pub fn owner(&self, service: u32) -> Option<Owner> {
+        self.plan.owner(service)
     }
 
     /// What can't be as the Services want it.

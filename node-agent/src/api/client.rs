@@ -4,10 +4,10 @@
 //! is told apart from one that is in trouble.
 
 use std::{
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     os::{fd::AsRawFd, unix::net::UnixStream},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -23,6 +23,9 @@ use super::{
     socket_path,
 };
 
+/// The longest answer that is read, in bytes: many times what 50,000 Services come to.
+const MAX_ANSWER: u64 = 1 << 30;
+
 /// A client of the agent that owns a run directory.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -33,7 +36,10 @@ pub struct Client {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens, or the agent died before it answered.
-    #[error("no agent runs on this run directory ({}: {source}); start `fairlead agent`", socket.display())]
+    #[error(
+        "no agent runs on this run directory ({}: {source}); start `fairlead agent`, or name its --run-dir",
+        socket.display()
+    )]
     NoAgent {
         /// The socket's path.
         socket: PathBuf,
@@ -41,7 +47,12 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The agent took too long.
-    #[error("the agent has not answered on {} within {} s", socket.display(), limit.as_secs_f32())]
+    #[error(
+        "the agent has not answered on {} within {} s; its log may say why, or something else listens there: then name \
+         the agent's --run-dir",
+        socket.display(),
+        limit.as_secs_f32()
+    )]
     TimedOut {
         /// The socket's path.
         socket: PathBuf,
@@ -64,7 +75,19 @@ pub enum ClientError {
         /// Why.
         source: io::Error,
     },
-    /// The answer was not understood.
+    /// What listens speaks something else.
+    #[error(
+        "what listens on {} is no agent of Fairlead's, or of quite another version: {source}; name the agent's \
+         --run-dir, or use its own version of `fairlead`",
+        socket.display()
+    )]
+    Foreign {
+        /// The socket's path.
+        socket: PathBuf,
+        /// What is wrong with its answer.
+        source: serde_json::Error,
+    },
+    /// The agent is of another version.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
     /// The agent could not do it.
@@ -78,12 +101,12 @@ impl Client {
         Self { socket: socket_path(run_dir) }
     }
 
-    /// Asks and waits for the answer, for `limit` at most at each step. A
+    /// Asks, and waits for the answer for `limit` at most, however slowly it comes. A
     /// [`Response::Failed`] comes as [`ClientError::Failed`].
     pub fn call(&self, request: &Request, limit: Duration) -> Result<Response, ClientError> {
         let line = encode(request)?;
         let answer = self.exchange(&line, limit).map_err(|source| self.classify(source, limit))?;
-        match decode_response(&answer)? {
+        match self.decode(&answer)? {
             Response::Failed(failure) => Err(failure.into()),
             response => Ok(response),
         }
@@ -91,10 +114,16 @@ impl Client {
 
     fn exchange(&self, line: &[u8], limit: Duration) -> io::Result<Vec<u8>> {
         let mut stream = self.connect(limit)?;
-        stream.set_read_timeout(Some(limit))?;
         stream.set_write_timeout(Some(limit))?;
         stream.write_all(line)?;
-        next_answer(&mut BufReader::new(stream))
+        next_answer(&mut BufReader::new(Patient::new(stream, limit)), MAX_ANSWER)
+    }
+
+    fn decode(&self, line: &[u8]) -> Result<Response, ClientError> {
+        decode_response(line).map_err(|error| match error {
+            ProtocolError::Garbage(source) => ClientError::Foreign { socket: self.socket.clone(), source },
+            error => error.into(),
+        })
     }
 
     /// Asks for what is answered again and again, until the agent hangs up. Only the first
@@ -107,21 +136,20 @@ impl Client {
         let line = encode(request)?;
         let classify = |source| self.classify(source, limit);
         let mut stream = self.connect(limit).map_err(classify)?;
-        stream.set_read_timeout(Some(limit)).map_err(classify)?;
         stream.set_write_timeout(Some(limit)).map_err(classify)?;
         stream.write_all(&line).map_err(classify)?;
-        let (client, mut lines) = (self.clone(), BufReader::new(stream));
+        let (client, mut lines) = (self.clone(), BufReader::new(Patient::new(stream, limit)));
         let mut ended = false;
         Ok(std::iter::from_fn(move || {
             if ended {
                 return None;
             }
-            let answer = next_answer(&mut lines).and_then(|line| {
-                lines.get_ref().set_read_timeout(None)?;
+            let answer = next_answer(&mut lines, MAX_ANSWER).and_then(|line| {
+                lines.get_mut().wait_for_ever()?;
                 Ok(line)
             });
             let answer = match answer {
-                Ok(line) => decode_response(&line).map_err(ClientError::from),
+                Ok(line) => client.decode(&line),
                 Err(source) => Err(client.classify(source, limit)),
             };
             let answer = answer.and_then(|response| match response {
@@ -160,11 +188,48 @@ impl Client {
     }
 }
 
+/// Reads for so long at most, however the bytes come.
+struct Patient {
+    stream: UnixStream,
+    /// None: for ever.
+    until: Option<Instant>,
+}
+
+impl Patient {
+    fn new(stream: UnixStream, limit: Duration) -> Self {
+        // What is too far away to be said is as good as for ever.
+        Self { stream, until: Instant::now().checked_add(limit) }
+    }
+
+    fn wait_for_ever(&mut self) -> io::Result<()> {
+        if self.until.take().is_some() { self.stream.set_read_timeout(None) } else { Ok(()) }
+    }
+}
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(until) = self.until {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.stream.set_read_timeout(Some(left))?;
+        }
+        self.stream.read(buffer)
+    }
+}
+
 /// One line. An agent that hangs up in its middle has died.
-fn next_answer(lines: &mut impl BufRead) -> io::Result<Vec<u8>> {
+fn next_answer(lines: &mut impl BufRead, most: u64) -> io::Result<Vec<u8>> {
     let mut answer = Vec::new();
-    lines.read_until(b'\n', &mut answer)?;
-    if answer.ends_with(b"\n") { Ok(answer) } else { Err(io::ErrorKind::ConnectionReset.into()) }
+    lines.take(most).read_until(b'\n', &mut answer)?;
+    if answer.ends_with(b"\n") {
+        Ok(answer)
+    } else if answer.len() as u64 == most {
+        Err(io::Error::other("its answer has no end"))
+    } else {
+        Err(io::ErrorKind::ConnectionReset.into())
+    }
 }
 
 #[cfg(test)]
@@ -199,7 +264,7 @@ mod tests {
         assert!(
             matches!(call_with_answer(&encode(&failed).unwrap()), Err(ClientError::Failed(f)) if f.message == "later")
         );
-        assert!(matches!(call_with_answer(b"{}\n"), Err(ClientError::Protocol(ProtocolError::Garbage(_)))));
+        assert!(matches!(call_with_answer(b"{}\n"), Err(ClientError::Foreign { .. })));
         assert!(matches!(call_with_answer(b"{\"versi"), Err(ClientError::NoAgent { .. })), "it died while answering");
     }
 
@@ -212,6 +277,34 @@ mod tests {
         assert!(matches!(client.call(&STATUS, LIMIT), Err(ClientError::NoAgent { .. })));
         let client = Client::new(&run_dir.path().join("x".repeat(120)));
         assert!(matches!(client.call(&STATUS, LIMIT), Err(ClientError::Io { .. })));
+    }
+
+    #[test]
+    fn an_answer_without_end_is_not_read_to_its_end() {
+        let read = |text: &[u8], most| next_answer(&mut BufReader::new(text), most);
+        assert_eq!(read(b"ab\ncd\n", 3).unwrap(), b"ab\n");
+        assert!(read(b"abc\n", 3).unwrap_err().to_string().contains("no end"));
+        assert_eq!(read(b"ab", 3).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn one_that_answers_byte_by_byte_is_not_waited_for_either() {
+        let run_dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(socket_path(run_dir.path())).unwrap();
+        let limit = Duration::from_millis(300);
+        let began = Instant::now();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                // Until the client hangs up.
+                while stream.write_all(b" ").is_ok() {
+                    thread::sleep(Duration::from_millis(10));
+                }
+            });
+            let result = Client::new(run_dir.path()).call(&STATUS, limit);
+            assert!(matches!(result, Err(ClientError::TimedOut { .. })));
+        });
+        assert!((limit..20 * limit).contains(&began.elapsed()));
     }
 
     #[test]

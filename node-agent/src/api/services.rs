@@ -82,6 +82,9 @@ pub struct PortReport {
     pub sets: Vec<SetReport>,
     /// Whom a load balancer's address serves; empty: everybody.
     pub source_ranges: Vec<String>,
+    /// How many connections and flows to it this node has begun.
+    #[serde(default)]
+    pub connections: u64,
 }
 
 /// A place where a Service is dialled.

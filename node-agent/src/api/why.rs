@@ -202,8 +202,8 @@ pub struct WhyReport {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StepReport {
-    /// Of what kind: `client`, `socket`, `frontend`, `endpoints`, `affinity`, `backend`, `nat`, `policy`,
-    /// `route`, …
+    /// Of what kind: `client`, `socket`, `frontend`, `endpoints`, `affinity`, `backend`, `nat`,
+    /// `answers`, `policy`, `route`, …
     pub step: String,
     /// What, in a sentence.
     pub text: String,

@@ -44,9 +44,19 @@ fn lines(out: &mut impl Write, list: &ServiceList) -> io::Result<()> {
     if list.services.is_empty() {
         return writeln!(out, "no Services");
     }
-    let mut table = Table::new(["NAMESPACE", "NAME", "TYPE", "PORT", "FRONTENDS", "BACKENDS", "ALGORITHM", "AFFINITY"]);
+    let mut table = Table::new([
+        "NAMESPACE",
+        "NAME",
+        "TYPE",
+        "PORT",
+        "FRONTENDS",
+        "BACKENDS",
+        "CONNECTIONS",
+        "ALGORITHM",
+        "AFFINITY",
+    ]);
     for service in &list.services {
-        let row = |port: String, frontends: String, backends: String| {
+        let row = |port: String, frontends: String, backends: String, connections: String| {
             [
                 service.namespace.clone(),
                 service.name.clone(),
@@ -54,6 +64,7 @@ fn lines(out: &mut impl Write, list: &ServiceList) -> io::Result<()> {
                 port,
                 frontends,
                 backends,
+                connections,
                 service.algorithm.clone(),
                 affinity(service),
             ]
@@ -61,10 +72,11 @@ fn lines(out: &mut impl Write, list: &ServiceList) -> io::Result<()> {
         for port in &service.ports {
             let frontends: Vec<_> = port.frontends.iter().map(frontend).collect();
             let sets: Vec<_> = port.sets.iter().map(|set| brief(port, set)).collect();
-            table.row(row(format!("{}/{}", port.port, port.protocol), frontends.join(","), sets.join(", ")));
+            let number = format!("{}/{}", port.port, port.protocol);
+            table.row(row(number, frontends.join(","), sets.join(", "), port.connections.to_string()));
         }
         if service.ports.is_empty() {
-            table.row(row("-".into(), "-".into(), "-".into()));
+            table.row(row("-".into(), "-".into(), "-".into(), "-".into()));
         }
     }
     table.write_head(out)?;
@@ -117,6 +129,7 @@ fn details(out: &mut impl Write, service: &ServiceReport) -> io::Result<()> {
             let trouble = if report.trouble.is_empty() { String::new() } else { format!("  {}", report.trouble.red()) };
             writeln!(out, "    {:<13}{}{trouble}", report.kind, frontend(report))?;
         }
+        writeln!(out, "    {:<13}{} begun on this node", "connections", port.connections)?;
         if !port.source_ranges.is_empty() {
             writeln!(out, "    {:<13}{}", "only for", port.source_ranges.join(", "))?;
         }
@@ -187,6 +200,7 @@ mod tests {
                 set("Local", "external", "no-endpoint", "dropped", vec![]),
             ],
             source_ranges: vec![],
+            connections: 12,
         };
         ServiceReport {
             namespace: "shop".into(),
@@ -209,8 +223,8 @@ mod tests {
     fn a_line_for_each_port() {
         let list = ServiceList { services: vec![web()], warnings: vec![] };
         let expected = "\
-NAMESPACE  NAME  TYPE      PORT    FRONTENDS              BACKENDS                             ALGORITHM  AFFINITY
-shop       web   NodePort  80/TCP  10.96.0.10:80,*:30080  Cluster: 1 ready, Local: 0 (dropped)  random     none
+NAMESPACE  NAME  TYPE      PORT    FRONTENDS              BACKENDS                             CONNECTIONS  ALGORITHM  AFFINITY
+shop       web   NodePort  80/TCP  10.96.0.10:80,*:30080  Cluster: 1 ready, Local: 0 (dropped)  12           random     none
 ";
         assert_eq!(plain(|out| lines(out, &list)), expected.replace("BACKENDS         ", "BACKENDS          "));
         assert_eq!(plain(|out| lines(out, &ServiceList::default())), "no Services\n");
@@ -226,6 +240,7 @@ shop/web (NodePort)
   Port http 80/TCP, IPv4
     ClusterIP    10.96.0.10:80
     NodePort     *:30080  held by Service a/b
+    connections  12 begun on this node
     Cluster set, for internal clients: ready endpoints
       10.244.0.5:8080  shop/web-0  this node
     Local set, for external clients: no endpoint; connections are dropped

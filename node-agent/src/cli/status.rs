@@ -75,7 +75,9 @@ fn table(report: &StatusReport) -> String {
     line("Answers", answers(&report.load_balancer_mode).into());
     let layout =
         if report.table_layout.is_empty() { String::new() } else { format!(", tables {}", report.table_layout) };
-    line("Version", format!("{} on Linux {}{layout}", report.version, report.kernel));
+    let own = env!("CARGO_PKG_VERSION");
+    let other = if report.version == own { String::new() } else { format!(" (this command is {own})") };
+    line("Version", format!("{}{other} on Linux {}{layout}", report.version, report.kernel));
     if !report.features.is_empty() {
         let features: Vec<_> = report.features.iter().map(|(name, text)| format!("{name} {text}")).collect();
         line("Features", features.join(", "));

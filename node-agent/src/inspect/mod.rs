@@ -18,7 +18,7 @@ pub mod why;
 pub use endpoints::endpoints;
 pub use flows::{FlowFilter, report as flow};
 pub use names::{Names, pod_addresses};
-pub use services::services;
+pub use services::{HOST_PORT, services};
 pub use snapshot::{ServiceFacts, Snapshot};
 
 use datapath::abi::protocol;

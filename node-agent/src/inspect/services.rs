@@ -1,7 +1,7 @@
 //! Services: what they want, and what of it is in the tables.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
@@ -24,10 +24,11 @@ use crate::{
     plan::Owner,
 };
 
-/// How names of Services begin that stand for a pod's hostPorts.
-const HOST_PORT: &str = "hostport/";
+/// How the namespaces begin of Services that stand for pods' hostPorts. No namespace
+/// of Kubernetes has a slash in its name.
+pub const HOST_PORT: &str = "hostport/";
 
-/// The Services that are asked for.
+/// The Services that are asked for; `connections`: how many began, by service port.
 ///
 /// # Errors
 /// There is none of a name.
@@ -35,13 +36,14 @@ pub fn services<T: Tables>(
     snapshot: &Snapshot,
     names: &Names,
     tables: &T,
+    connections: &BTreeMap<u32, u64>,
     query: &ServiceQuery,
 ) -> Result<ServiceList, Failure> {
     let filter = NameFilter::new(query.namespace.as_deref(), &query.names);
     let known = snapshot.services.iter().map(|facts| &facts.service.key);
     let by_pod: Vec<ObjectKey> = snapshot.host_ports.keys().map(pod_of).collect();
     filter.missing("Service", known.chain(&by_pod))?;
-    let teller = Teller { snapshot, names, tables, ids: ids(snapshot) };
+    let teller = Teller { snapshot, names, tables, connections, ids: ids(snapshot) };
     let mut list = ServiceList { services: vec![], warnings: snapshot.warnings() };
     for facts in snapshot.services.iter().filter(|facts| filter.admits(&facts.service.key)) {
         let slices = || facts.slices.iter().map(AsRef::as_ref);
@@ -119,6 +121,7 @@ struct Teller<'a, T> {
     snapshot: &'a Snapshot,
     names: &'a Names,
     tables: &'a T,
+    connections: &'a BTreeMap<u32, u64>,
     ids: Ids<'a>,
 }
 
@@ -237,6 +240,7 @@ impl<T: Tables> Teller<'_, T> {
             frontends: frontends.collect(),
             sets: sets.collect(),
             source_ranges: port.source_ranges.iter().map(range).collect(),
+            connections: id.and_then(|id| self.connections.get(&id)).copied().unwrap_or(0),
         }
     }
 

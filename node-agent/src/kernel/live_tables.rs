@@ -8,6 +8,7 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeMap,
     hash::{BuildHasher, Hash, RandomState},
     path::Path,
 };
@@ -27,6 +28,7 @@ use elsa::FrozenMap;
 
 use super::{
     clock,
+    counters::Counters,
     map::{MapError, Table},
     plain::Plain,
 };
@@ -42,6 +44,7 @@ pub struct LiveTables {
     blocks: Cached<u32, u32>,
     backends: Cached<u32, Backend>,
     connections: Cached<u32, u32>,
+    service_connections: Counters<u32>,
     source_ranges: Cached<SourceRangeKey, u32>,
     affinity: Cached<AffinityKey, AffinityValue>,
     pods: Cached<Addr, PodValue>,
@@ -107,6 +110,7 @@ impl LiveTables {
             blocks: Cached::open(dir, "BLOCKS")?,
             backends: Cached::open(dir, "BACKENDS")?,
             connections: Cached::open(dir, "CONNECTIONS")?,
+            service_connections: Counters::open(dir, "SERVICE_CONNECTIONS")?,
             source_ranges: Cached::open(dir, "SOURCE_RANGES")?,
             affinity: Cached::open(dir, "AFFINITY")?,
             pods: Cached::open(dir, "PODS")?,
@@ -139,6 +143,11 @@ impl LiveTables {
                 visit(id, backend);
             }
         })
+    }
+
+    /// How many connections began, by [`FrontendValue::service`].
+    pub fn service_connections(&self) -> Result<BTreeMap<u32, u64>, MapError> {
+        self.service_connections.all()
     }
 
     /// Shows the entries of flows, as [`Table::some`] does.
@@ -178,6 +187,9 @@ impl Tables for LiveTables {
         if let Some(count) = self.connections.get_mut(&id, &self.trouble) {
             *count = count.wrapping_sub(1);
         }
+    }
+    fn count_service(&mut self, _: u32) {
+        // Nothing began but in thought.
     }
     fn affinity(&self, key: &AffinityKey) -> Option<&AffinityValue> {
         self.affinity.get(key, &self.trouble)

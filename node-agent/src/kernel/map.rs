@@ -107,13 +107,14 @@ impl CheckedMap {
     /// Counts the entries of a hash in few calls; what comes and goes meanwhile may or may not be counted.
     pub fn count(&self) -> Result<u64, MapError> {
         let mut count = 0;
-        self.read_all(|keys, _| count += (keys.len() / self.layout.key as usize) as u64)?;
+        self.read_all(self.layout.value as usize, |keys, _| count += (keys.len() / self.layout.key as usize) as u64)?;
         Ok(count)
     }
 
-    /// Reads the entries of a hash or array in few calls, of which each brings keys and values one after another.
-    fn read_all(&self, mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), MapError> {
-        let all = self.read_from(BatchCursor::default(), |keys, values| {
+    /// Reads the entries of a hash or array in few calls, of which each brings keys and values one after another;
+    /// `value`: the bytes of one, which of a table per CPU are those of all CPUs.
+    pub(super) fn read_all(&self, value: usize, mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), MapError> {
+        let all = self.read_from(BatchCursor::default(), value, |keys, values| {
             visit(keys, values);
             true
         });
@@ -124,10 +125,11 @@ impl CheckedMap {
     fn read_from(
         &self,
         mut cursor: BatchCursor,
+        value: usize,
         mut visit: impl FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<BatchCursor, MapError> {
         const BATCH: u32 = 1024;
-        let (key, value) = (self.layout.key as usize, self.layout.value as usize);
+        let key = self.layout.key as usize;
         let mut keys = vec![0; BATCH as usize * key];
         let mut values = vec![0; BATCH as usize * value];
         while !cursor.done {
@@ -180,7 +182,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
     /// Shows every entry of a hash or array, into which others may write meanwhile: what comes and goes may be missed or shown
     /// twice.
     pub fn for_each(&self, mut visit: impl FnMut(K, V)) -> Result<(), MapError> {
-        self.map.read_all(|keys, values| {
+        self.map.read_all(size_of::<V>(), |keys, values| {
             for (key, value) in keys.chunks_exact(size_of::<K>()).zip(values.chunks_exact(size_of::<V>())) {
                 visit(plain::read(key), plain::read(value));
             }
@@ -196,7 +198,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
         mut visit: impl FnMut(K, V),
         mut more: impl FnMut() -> bool,
     ) -> Result<Option<u32>, MapError> {
-        let cursor = self.map.read_from(BatchCursor::resume(after), |keys, values| {
+        let cursor = self.map.read_from(BatchCursor::resume(after), size_of::<V>(), |keys, values| {
             for (key, value) in keys.chunks_exact(size_of::<K>()).zip(values.chunks_exact(size_of::<V>())) {
                 visit(plain::read(key), plain::read(value));
             }

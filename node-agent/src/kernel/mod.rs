@@ -13,6 +13,7 @@ pub mod bpffs;
 pub mod cgroup;
 pub mod clock;
 pub mod connections;
+pub mod counters;
 pub mod event_tables;
 pub mod links;
 pub mod live_tables;

@@ -8,7 +8,10 @@ use datapath::abi::{
     PodPolicy, PolicyDenial, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey,
 };
 
-use super::map::{MapError, Table};
+use super::{
+    counters::Counters,
+    map::{MapError, Table},
+};
 use crate::policy::PolicyOp;
 
 /// POLICY_PEERS and those beside it.
@@ -19,7 +22,7 @@ pub struct PolicyTables {
     verdicts: Table<PolicyVerdictKey, PolicyVerdict>,
     ports: Table<PolicyPortKey, u32>,
     epoch: Table<u32, u32>,
-    denials: Table<PolicyDenial, u64>,
+    denials: Counters<PolicyDenial>,
 }
 
 const fn generation(number: u32) -> u32 {
@@ -35,7 +38,7 @@ impl PolicyTables {
             verdicts: Table::open(dir, "POLICY_VERDICTS")?,
             ports: Table::open(dir, "POLICY_PORTS")?,
             epoch: Table::open(dir, "POLICY_EPOCH")?,
-            denials: Table::open(dir, "POLICY_DENIALS")?,
+            denials: Counters::open(dir, "POLICY_DENIALS")?,
         })
     }
 
@@ -85,7 +88,9 @@ impl PolicyTables {
         for key in self.ports.keys()?.iter().filter(|key| generation(key.ports) != wanted) {
             self.ports.remove(key)?;
         }
-        for key in self.denials.keys()?.iter().filter(|key| generation(key.set) != wanted) {
+        let mut counted = Vec::new();
+        self.denials.for_each(|key, _| counted.push(key))?;
+        for key in counted.iter().filter(|key| generation(key.set) != wanted) {
             self.denials.remove(key)?;
         }
         Ok(())

@@ -240,6 +240,11 @@ impl Programs {
         &self.dir
     }
 
+    /// Whether the kernel has compiled them to machine code, as far as it says; else it interprets them.
+    pub fn are_compiled(&self) -> io::Result<bool> {
+        self.fds.values().next().map_or(Ok(true), |program| sys::is_compiled(program.as_fd()))
+    }
+
     /// A program's descriptor.
     ///
     /// # Panics
@@ -347,6 +352,11 @@ fn denied(error: &(dyn std::error::Error + 'static)) -> bool {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let mut io = causes.filter_map(|error| error.downcast_ref::<io::Error>());
     io.any(|error| error.raw_os_error() == Some(libc::EPERM))
+}
+
+/// Whether the kernel describes its types.
+pub fn has_btf() -> bool {
+    Path::new("/sys/kernel/btf/vmlinux").exists()
 }
 
 /// `uname -r`.

@@ -9,18 +9,20 @@ use std::{io, path::Path};
 use datapath::abi::{Backend, FrontendKey, FrontendValue, SourceRangeKey, capacity};
 
 use super::{
+    counters::Counters,
     map::{MapError, Table},
     mapped::MappedArray,
     readers::Readers,
 };
 use crate::plan::{ServiceTables, Snapshot};
 
-/// Frontends, blocks, backends and source ranges in pinned maps.
+/// Frontends, blocks, backends, source ranges and counters of connections in pinned maps.
 pub struct KernelServiceTables {
     frontends: Table<FrontendKey, FrontendValue>,
     blocks: MappedArray<u32>,
     backends: MappedArray<Backend>,
     source_ranges: Table<SourceRangeKey, u32>,
+    connections: Counters<u32>,
     readers: Readers,
 }
 
@@ -43,8 +45,14 @@ impl KernelServiceTables {
             blocks: MappedArray::open(dir, "BLOCKS")?,
             backends: MappedArray::open(dir, "BACKENDS")?,
             source_ranges: Table::open(dir, "SOURCE_RANGES")?,
+            connections: Counters::open(dir, "SERVICE_CONNECTIONS")?,
             readers: Readers::new().map_err(ServiceTableError::Readers)?,
         })
+    }
+
+    /// Whether readers are waited for by membarrier(2), rather than by replacing a map in a map of maps.
+    pub fn has_membarrier(&self) -> bool {
+        matches!(self.readers, Readers::Membarrier)
     }
 
     /// The tables as an earlier agent left them.
@@ -62,7 +70,9 @@ impl KernelServiceTables {
             (block.base..end).map(|index| self.blocks.get(index).ok()).collect()
         });
         self.blocks.unmap();
-        Ok(snapshot)
+        let mut counted = Vec::new();
+        self.connections.for_each(|service, _| counted.push(service))?;
+        Ok(Snapshot { counted, ..snapshot })
     }
 }
 
@@ -96,6 +106,11 @@ impl ServiceTables for KernelServiceTables {
 
     fn delete_source_range(&mut self, key: &SourceRangeKey) -> Result<(), ServiceTableError> {
         self.source_ranges.remove(key)?;
+        Ok(())
+    }
+
+    fn forget_service(&mut self, service: u32) -> Result<(), ServiceTableError> {
+        self.connections.remove(&service)?;
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use std::{
 
 use aya_obj::generated::{
     BPF_F_BEFORE, BPF_F_NO_PREALLOC, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd,
-    bpf_link_info, bpf_link_type, bpf_map_info, bpf_map_type,
+    bpf_link_info, bpf_link_type, bpf_map_info, bpf_map_type, bpf_prog_info,
 };
 
 use super::plain::Plain;
@@ -145,6 +145,11 @@ pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
 /// Sizes of a map as it was created.
 pub(super) fn map_info(map: BorrowedFd<'_>) -> io::Result<bpf_map_info> {
     object_info(map)
+}
+
+/// Whether a program was compiled to machine code.
+pub(super) fn is_compiled(program: BorrowedFd<'_>) -> io::Result<bool> {
+    object_info::<bpf_prog_info>(program).map(|info| info.jited_prog_len > 0)
 }
 
 fn object_info<T>(fd: BorrowedFd<'_>) -> io::Result<T> {

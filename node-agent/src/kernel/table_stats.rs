@@ -1,4 +1,4 @@
-//! What can be counted in the tables: how full they are, and drops by reason.
+//! What can be counted in the tables: how full they are, drops by reason, denials, connections.
 //!
 //! Reading takes milliseconds for large tables; a clone may do it on another
 //! thread. This module must not know who asks.
@@ -8,7 +8,8 @@ use std::{collections::BTreeMap, path::Path};
 use datapath::abi::{DropReason, LAYOUT, PolicyDenial};
 
 use super::{
-    map::{CheckedMap, MapError, Table},
+    counters::Counters,
+    map::{CheckedMap, MapError},
     sys,
 };
 
@@ -42,7 +43,8 @@ const HASHES: [&str; 9] = [
 pub struct TableStats {
     hashes: Vec<CheckedMap>,
     drops: CheckedMap,
-    denials: Table<PolicyDenial, u64>,
+    denials: Counters<PolicyDenial>,
+    connections: Counters<u32>,
     cpus: usize,
 }
 
@@ -52,16 +54,24 @@ impl TableStats {
         let drops = CheckedMap::open(dir, "DROPS")?;
         let cpus = aya::util::nr_cpus().map_err(|(_, source)| drops.error("size a read of")(source))?;
         let hashes = HASHES.iter().map(|name| CheckedMap::open(dir, name)).collect::<Result<_, _>>()?;
-        Ok(Self { hashes, drops, denials: Table::open(dir, "POLICY_DENIALS")?, cpus })
+        let (denials, connections) =
+            (Counters::open(dir, "POLICY_DENIALS")?, Counters::open(dir, "SERVICE_CONNECTIONS")?);
+        Ok(Self { hashes, drops, denials, connections, cpus })
     }
 
     /// How full each hash is.
     pub fn fill(&self) -> Result<Vec<TableFill>, MapError> {
-        let fill = |map: &CheckedMap| {
+        let fill = |map: &CheckedMap, entries| {
             let layout = map.layout();
-            Ok(TableFill { name: layout.name, entries: map.count()?, capacity: u64::from(layout.entries) })
+            TableFill { name: layout.name, entries, capacity: u64::from(layout.entries) }
         };
-        self.hashes.iter().map(fill).collect()
+        let mut all = Vec::new();
+        for map in &self.hashes {
+            all.push(fill(map, map.count()?));
+        }
+        all.push(fill(self.denials.map(), self.denials.count()?));
+        all.push(fill(self.connections.map(), self.connections.count()?));
+        Ok(all)
     }
 
     /// How many packets were dropped for each reason, on all CPUs since the tables were made.
@@ -75,17 +85,13 @@ impl TableStats {
 
     /// How many packets policies denied, by what did.
     pub fn denials(&self) -> Result<BTreeMap<PolicyDenial, u64>, MapError> {
-        let map = self.denials.map();
-        let mut denials = BTreeMap::new();
-        for key in self.denials.keys()? {
-            match sys::map_lookup_per_cpu(map.fd(), &key, self.cpus) {
-                Ok(per_cpu) => _ = denials.insert(key, per_cpu.iter().sum()),
-                // The agent has removed it meanwhile.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(map.error("read")(error)),
-            }
-        }
-        Ok(denials)
+        self.denials.all()
+    }
+
+    /// How many connections began, by [`datapath::abi::FrontendValue::service`]; 0: to service ports
+    /// that have no counter of their own.
+    pub fn service_connections(&self) -> Result<BTreeMap<u32, u64>, MapError> {
+        self.connections.all()
     }
 }
 

@@ -1,8 +1,8 @@
 //! What stands in the tables already, from an agent that ran before, becomes the
 //! record that the plan goes on from.
 //!
-//! Invariant: ids stay with the service ports and endpoints that have them, and
-//! nothing that a frontend names is given to anybody else, after whichever write the
+//! Invariant: ids stay with the service ports and endpoints that have them, as what was counted
+//! does with its id, and nothing that a frontend names is given to anybody else, after whichever write the
 //! earlier agent ended. What no agent can have written is written anew or cleared.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -26,10 +26,12 @@ pub struct Snapshot {
     pub blocks: BTreeMap<(u32, u32), Vec<u32>>,
     /// All source ranges.
     pub source_ranges: Vec<SourceRangeKey>,
+    /// Service ports whose connections are counted.
+    pub counted: Vec<u32>,
 }
 
 impl Snapshot {
-    /// A snapshot from the tables' entries; `read` gives the ids in a block, or
+    /// A snapshot from the tables' entries, of which nothing is counted; `read` gives the ids in a block, or
     /// `None` if the block doesn't lie within the table.
     pub fn new(
         frontends: Vec<(FrontendKey, FrontendValue)>,
@@ -40,7 +42,7 @@ impl Snapshot {
         let named = frontends.iter().flat_map(|(_, value)| [value.internal, value.external]);
         let named: HashSet<BlockRef> = named.filter(|block| block.len > 0).collect();
         let blocks = named.into_iter().filter_map(|block| Some(((block.base, block.len), read(block)?))).collect();
-        Self { frontends, backends, blocks, source_ranges }
+        Self { frontends, backends, blocks, source_ranges, counted: vec![] }
     }
 }
 
@@ -50,9 +52,9 @@ impl ServicePlan {
     /// aside nothing is known); the first [`apply`](Self::apply) then removes what no
     /// Service wants.
     pub fn adopt(&mut self, snapshot: Snapshot) {
-        let Snapshot { frontends, backends, blocks, source_ranges } = snapshot;
+        let Snapshot { frontends, backends, blocks, source_ranges, counted } = snapshot;
         let services = frontends.iter().map(|(_, v)| v.service).chain(backends.iter().map(|(_, b)| b.service));
-        let services = services.chain(source_ranges.iter().map(|key| key.service));
+        let services = services.chain(source_ranges.iter().map(|key| key.service)).chain(counted.iter().copied());
         self.last_service = services.max().unwrap_or(0);
 
         for (key, value) in frontends {
@@ -107,6 +109,8 @@ impl ServicePlan {
         for port in self.ports.values_mut() {
             port.slots.sort_by_key(Slot::place);
         }
+        let gone = counted.into_iter().filter(|service| *service != 0 && !self.ports.contains_key(service));
+        gone.for_each(|service| self.room.set_aside_service(service));
         self.adopted.extend(self.ports.keys());
         self.dirty_ports.extend(self.ports.keys());
     }

@@ -188,6 +188,7 @@ impl ServicePlan {
             if port.is_gone() {
                 self.ports.remove(id);
                 self.short.remove(id);
+                self.room.set_aside_service(*id);
                 return false;
             }
             !settled

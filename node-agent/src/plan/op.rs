@@ -32,6 +32,9 @@ pub trait ServiceTables {
     /// Admits them no more; it is no error if they weren't.
     fn delete_source_range(&mut self, key: &SourceRangeKey) -> Result<(), Self::Error>;
 
+    /// Forgets what was counted of a service port; it is no error if nothing was.
+    fn forget_service(&mut self, service: u32) -> Result<(), Self::Error>;
+
     /// Returns when no program run that began before the call can still be running.
     fn wait_for_readers(&mut self) -> Result<(), Self::Error>;
 }

@@ -47,7 +47,7 @@ pub struct Usage {
 /// is put off until this share of a table waits for it.
 const WAITING_SHARE: u32 = 64;
 
-/// Ids and blocks, with those set aside until nobody can read them any more.
+/// Ids, blocks and counters, with those set aside until nobody can read them any more.
 #[derive(Debug)]
 pub(super) struct Room {
     pub ids: BackendIds,
@@ -55,6 +55,7 @@ pub(super) struct Room {
     waiting_ids: Vec<u32>,
     waiting_blocks: Vec<BlockRef>,
     waiting_entries: u32,
+    waiting_services: Vec<u32>,
     source_ranges: u32,
     capacities: Capacities,
 }
@@ -67,6 +68,7 @@ impl Room {
             waiting_ids: vec![],
             waiting_blocks: vec![],
             waiting_entries: 0,
+            waiting_services: vec![],
             source_ranges: 0,
             capacities,
         }
@@ -83,18 +85,24 @@ impl Room {
         self.waiting_entries += block.len;
     }
 
+    /// No frontend is the service port's any more, but a program may still count for it.
+    pub fn set_aside_service(&mut self, service: u32) {
+        self.waiting_services.push(service);
+    }
+
     /// Whether something was set aside.
     pub fn is_waiting(&self) -> bool {
-        !self.waiting_ids.is_empty() || !self.waiting_blocks.is_empty()
+        !(self.waiting_ids.is_empty() && self.waiting_blocks.is_empty() && self.waiting_services.is_empty())
     }
 
     /// Whether so much was set aside that it's time to wait for the readers.
     pub fn is_pressing(&self) -> bool {
         self.waiting_ids.len() as u32 > self.capacities.backends / WAITING_SHARE
             || self.waiting_entries > self.capacities.blocks / WAITING_SHARE
+            || self.waiting_services.len() as u32 > capacity::SERVICE_CONNECTIONS / WAITING_SHARE
     }
 
-    /// Waits for the readers and frees what was set aside. On an error it stays so.
+    /// Waits for the readers and frees what was set aside. What can't be freed stays so.
     pub fn reclaim<T: ServiceTables>(&mut self, tables: &mut T) -> Result<(), T::Error> {
         if self.is_waiting() {
             tables.wait_for_readers()?;
@@ -102,6 +110,10 @@ impl Room {
         self.waiting_ids.drain(..).for_each(|id| self.ids.release(id));
         self.waiting_blocks.drain(..).for_each(|block| self.ranges.release(block));
         self.waiting_entries = 0;
+        while let Some(service) = self.waiting_services.last() {
+            tables.forget_service(*service)?;
+            self.waiting_services.pop();
+        }
         Ok(())
     }
 

@@ -183,12 +183,18 @@ impl ServicePlan {
 
     /// Whose each service port is that the tables name, by its number there.
     pub fn owners(&self) -> HashMap<u32, Owner> {
-        let owner = |port: &Port| {
-            let key = port.claimant.as_ref()?.key.clone();
-            let (family, protocol, number) = port.identity;
-            Some((port.id, Owner { key, family, protocol, port: number }))
-        };
-        self.ports.values().filter_map(owner).collect()
+        self.ports.values().filter_map(|port| Some((port.id, Self::owner_of(port)?))).collect()
+    }
+
+    /// Whose one of them is.
+    pub fn owner(&self, service: u32) -> Option<Owner> {
+        self.ports.get(&service).and_then(Self::owner_of)
+    }
+
+    fn owner_of(port: &Port) -> Option<Owner> {
+        let key = port.claimant.as_ref()?.key.clone();
+        let (family, protocol, number) = port.identity;
+        Some(Owner { key, family, protocol, port: number })
     }
 
     /// How much of the tables is taken.

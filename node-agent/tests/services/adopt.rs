@@ -2,7 +2,7 @@
 
 use datapath::abi::{Addr, Backend, Be16, BlockRef, FrontendKey, FrontendValue, SourceRangeKey, protocol};
 use node_agent::{
-    model::objects::{LoadBalancerIngress, Service, ServiceType},
+    model::objects::{LoadBalancerIngress, ObjectKey, Service, ServiceType},
     plan::{Capacities, ServicePlan},
 };
 
@@ -153,4 +153,33 @@ fn a_dead_backend_in_a_block() {
         // It gets the same id again in a new generation, so the block is right.
         1,
     );
+}
+
+#[test]
+fn what_was_counted_stays_with_its_service_port_and_is_nobody_elses() {
+    // So much that nothing presses.
+    let room = Capacities { backends: 2000, blocks: 2000, ..ROOM };
+    let mut tables = MemoryTables::new(room);
+    let mut plan = ServicePlan::new(room);
+    set_services(&mut plan);
+    plan.apply(&mut tables);
+    let [one, two] = [1, 2].map(|i| value(&mut tables, i).service);
+    assert!(tables.counted.contains(&one) && tables.counted.contains(&two));
+
+    // The second Service goes. A program that still runs may count for it until readers are gone.
+    plan.set_service(&ObjectKey::new("default", "s2"), None);
+    plan.apply(&mut tables);
+    assert!(tables.counted.contains(&two));
+
+    // The agent ends before it forgets it, and another one gives out no id that has a counter.
+    let mut plan = ServicePlan::new(room);
+    plan.adopt(tables.snapshot());
+    set_services(&mut plan);
+    plan.apply(&mut tables);
+    assert_eq!(value(&mut tables, 1).service, one);
+    assert_ne!(value(&mut tables, 2).service, two);
+    assert_eq!(plan.owner(one).map(|owner| owner.key), Some(ObjectKey::new("default", "s1")));
+    assert_eq!(plan.owner(two), None);
+    plan.reclaim(&mut tables).expect("no fault");
+    assert_eq!((tables.counted.contains(&one), tables.counted.contains(&two)), (true, false));
 }

@@ -257,6 +257,9 @@ proptest! {
         prop_assert_eq!(world.plan.usage(), fresh.plan.usage());
         prop_assert_eq!(world.plan.no_local_endpoints(), fresh.plan.no_local_endpoints());
         prop_assert_eq!(world.plan.problems(), fresh.plan.problems());
+        for service in &world.tables.counted {
+            prop_assert!(world.plan.owner(*service).is_some(), "{} is counted for nobody", service);
+        }
         world.assert_at_rest();
     }
 
@@ -289,7 +292,7 @@ proptest! {
         prop_assert_eq!(world.plan.problems(), vec![]);
         prop_assert_eq!(world.plan.usage(), Default::default());
         prop_assert!(world.tables.frontends.is_empty() && world.tables.live_backends().is_empty());
-        prop_assert!(world.tables.source_ranges.is_empty());
+        prop_assert!(world.tables.source_ranges.is_empty() && world.tables.counted.is_empty());
         prop_assert_eq!(world.plan.no_local_endpoints(), Default::default());
     }
 }

@@ -8,7 +8,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::PathBuf,
 };
 
 use datapath::abi::{Addr, NodeConfig, protocol};
@@ -43,23 +42,9 @@ enum LeftOut {
     HealthCheckServer,
 }
 
-fn cases() -> Value {
-    let workspace = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    let shared = std::env::var_os("FAIRLEAD_SHARED").map(PathBuf::from);
-    let path = shared.unwrap_or_else(|| workspace.join("../shared/conformance")).join("proxy-cases.yaml");
-    let yaml = std::fs::read_to_string(&path).unwrap_or_else(|error| {
-        panic!(
-            "{}: {error}; the cases stand in shared/conformance beside the project, or in the directory that \
-             FAIRLEAD_SHARED names",
-            path.display()
-        )
-    });
-    serde_norway::from_str(&yaml).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
 #[test]
 fn every_packet_goes_where_kube_proxy_sends_it() {
-    let cases = cases();
+    let cases: Value = conformance_cases::read(conformance_cases::PROXY_CASES, |yaml| yaml);
     let (mut judged, mut calls) = (0, 0);
     let mut left_out: BTreeMap<LeftOut, BTreeMap<String, usize>> = BTreeMap::new();
     let mut wrong = vec![];

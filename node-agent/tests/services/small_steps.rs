@@ -53,6 +53,10 @@ impl ServiceTables for Noting {
         self.tables.delete_source_range(key)
     }
 
+    fn forget_service(&mut self, service: u32) -> Result<(), Fault> {
+        self.tables.forget_service(service)
+    }
+
     fn wait_for_readers(&mut self) -> Result<(), Fault> {
         self.notes.push("wait".into());
         self.tables.wait_for_readers()

@@ -25,6 +25,9 @@ pub struct MemoryTables {
     pub backends: Vec<Backend>,
     pub blocks: Vec<u32>,
     pub source_ranges: BTreeSet<SourceRangeKey>,
+    /// Service ports whose connections are counted: all that a frontend ever named, as if some client
+    /// always dialled at once.
+    pub counted: BTreeSet<u32>,
     /// Writes since the tables were made.
     pub writes: usize,
     /// Calls of `wait_for_readers`.
@@ -66,6 +69,7 @@ impl MemoryTables {
             backends: vec![Backend::default(); capacities.backends as usize],
             blocks: vec![0; capacities.blocks as usize],
             source_ranges: BTreeSet::new(),
+            counted: BTreeSet::new(),
             writes: 0,
             waits: 0,
             fault_rate: 0,
@@ -117,7 +121,8 @@ impl MemoryTables {
             Some(self.blocks.get(block.base as usize..block.base as usize + block.len as usize)?.to_vec())
         };
         let source_ranges = self.source_ranges.iter().copied().collect();
-        Snapshot::new(frontends, backends.map(|(id, b)| (id, *b)).collect(), source_ranges, read)
+        let snapshot = Snapshot::new(frontends, backends.map(|(id, b)| (id, *b)).collect(), source_ranges, read);
+        Snapshot { counted: self.counted.iter().copied().collect(), ..snapshot }
     }
 
     /// From now on, notes to which endpoints each frontend leads.
@@ -243,6 +248,7 @@ impl ServiceTables for MemoryTables {
                 return Err(Fault::Full);
             }
             tables.frontends.insert(*key, *value);
+            tables.counted.extend(Some(value.service).filter(|service| *service != 0));
             tables.note(*key);
             Ok(())
         })
@@ -270,6 +276,15 @@ impl ServiceTables for MemoryTables {
     fn delete_source_range(&mut self, key: &SourceRangeKey) -> Result<(), Fault> {
         self.write(|tables| {
             tables.source_ranges.remove(key);
+            Ok(())
+        })
+    }
+
+    fn forget_service(&mut self, service: u32) -> Result<(), Fault> {
+        let held = self.held.values().flatten().any(|value| value.service == service);
+        assert!(!held || self.corrupt, "a program may still count for service port {service}");
+        self.write(|tables| {
+            tables.counted.remove(&service);
             Ok(())
         })
     }

@@ -2,9 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    env, fs,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
 };
 
 use serde::Deserialize;
@@ -214,18 +212,14 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// Reads the cases that stand in `shared/conformance` beside the project, or in the directory that
-/// FAIRLEAD_SHARED names.
+/// Reads the cases.
 ///
 /// # Panics
 /// If they can't be read.
 #[track_caller]
 pub fn read() -> Vec<Case> {
-    let beside = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/conformance"));
-    let path = env::var_os("FAIRLEAD_SHARED").map_or_else(beside, PathBuf::from).join("proxy-cases.yaml");
-    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let text = RENAMED.iter().fold(text, |text, (theirs, ours)| text.replace(theirs, ours));
-    let file: File = serde_norway::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let rename = |text| RENAMED.iter().fold(text, |text: String, (theirs, ours)| text.replace(theirs, ours));
+    let file: File = conformance_cases::read(conformance_cases::PROXY_CASES, rename);
     let mut cases = file.cases;
     cases.iter_mut().for_each(Case::rename_nodes);
     cases

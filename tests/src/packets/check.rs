@@ -1,15 +1,19 @@
 //! Whether a packet is one that its receiver takes: lengths and checksums, by etherparse and crc.
-//! And whether the flows that packets leave behind agree with one another.
+//! And whether what packets leave behind agrees with itself: flows with one another, counters with what began.
 
 use std::net::IpAddr;
 
 use datapath::{
-    abi::{FlowKey, FlowValue, protocol},
+    abi::{EventKind, FlowKey, FlowValue, protocol},
     memory::MemoryTables,
+    paths::Verdict,
 };
 use etherparse::{IpHeaders, IpPayloadSlice};
 
-use super::build::{CRC32C, pseudo_header};
+use super::{
+    build::{CRC32C, pseudo_header},
+    host::Record,
+};
 
 /// A packet as an independent reader sees it.
 #[derive(Debug)]
@@ -124,6 +128,28 @@ fn sound_quote(quote: &[u8]) -> Result<(), String> {
             Err("the checksum of the quoted IPv4 header is wrong".into())
         }
         _ => Ok(()),
+    }
+}
+
+/// Whether a packet is counted among a Service's connections if it began one, and only then.
+///
+/// # Errors
+/// It isn't, or is though it didn't.
+pub fn counted(record: &Record) -> Result<(), String> {
+    let (before, after) = (&record.before.service_connections, &record.after.service_connections);
+    let more: Vec<(u32, u64)> = after
+        .iter()
+        .map(|(service, count)| (*service, count - before.get(service).copied().unwrap_or(0)))
+        .filter(|(_, more)| *more > 0)
+        .collect();
+    let is_dropped = matches!(record.verdict, Verdict::Drop(_));
+    let began = record.event.filter(|event| event.kind == EventKind::Began as u8 && event.service != 0);
+    match (began, &*more) {
+        (Some(event), [(service, 1)]) if event.service == *service => Ok(()),
+        (None, []) => Ok(()),
+        // It began what was then denied.
+        (None, [(_, 1)]) if is_dropped => Ok(()),
+        _ => Err(format!("{more:?} more connections, though {began:?} began")),
     }
 }
 

@@ -121,6 +121,7 @@ fn compare(record: &Record, expected: Expected, becomes: &Frame) -> Result<(), S
     if !as_expected {
         return Err(format!("expected {expected:?}, got {:?}", record.verdict));
     }
+    check::counted(record)?;
     if matches!(record.verdict, Verdict::Drop(_)) {
         return Ok(());
     }

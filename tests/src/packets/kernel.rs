@@ -4,33 +4,31 @@
 //! it they must hold what the host's tables hold then. The kernel's clock can't be
 //! set, so times are kept as ages.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::Path,
-    process::Command,
-};
+mod frame;
+mod maps;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use std::{path::Path, process::Command};
+
+use anyhow::{Context, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunOptions,
-    maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, PerCpuValues, RingBuf, lpm_trie},
+    maps::{MapData, RingBuf},
     programs::{SchedClassifier, Xdp},
-    util::nr_cpus,
 };
 use datapath::{
-    abi::{
-        AffinityKey, AffinityValue, Backend, DropReason, Event, EventControl, EventLoss, FlowKey, FlowValue,
-        FragmentKey, FragmentValue, GATEWAY_MAC, LAYOUT, NodeState, PodValue, UplinkValue,
-    },
+    abi::{DropReason, Event, EventControl, EventLoss, LAYOUT, UplinkValue},
     memory::MemoryTables,
     paths::Verdict,
-    tables::Tables,
 };
 use nix::sched::{CloneFlags, unshare};
 
+use self::{
+    frame::{expected_frame, goes_on, is_too_short, with_ethernet},
+    maps::Maps,
+};
 use super::{
-    ages::{Clock, NANOS_PER_SECOND, same_but_for_time},
-    case::{Frame, Program},
+    ages::Clock,
+    case::Program,
     encode::Encode,
     host::Record,
     object,
@@ -71,13 +69,6 @@ const ENTRIES: u32 = 4096;
 /// An interface that a forwarded packet came by.
 const UPLINK: u32 = 2;
 
-/// Who gets frames that come over the wire: the address of the interface on which the kernel runs them.
-const LOOPBACK_MAC: [u8; 6] = [0; 6];
-
-/// Who sent the frame.
-const SENDER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
-
-const ETHERNET: usize = 14;
 const TC_ACT_UNSPEC: i32 = -1;
 const TC_ACT_SHOT: i32 = 2;
 const TC_ACT_REDIRECT: i32 = 7;
@@ -116,7 +107,17 @@ impl Kernel {
         let routed = Command::new("sh").args(["-c", ROUTES]).status().context("running sh")?;
         ensure!(routed.success(), "cannot make routes");
         let mut loader = EbpfLoader::new();
-        for table in ["FRONTENDS", "AFFINITY", "PODS", "POD_NETNS", "NETWORKS", "FLOWS", "FRAGMENTS", "SOCKET_PEERS"] {
+        for table in [
+            "FRONTENDS",
+            "AFFINITY",
+            "PODS",
+            "POD_NETNS",
+            "NETWORKS",
+            "FLOWS",
+            "FRAGMENTS",
+            "SOCKET_PEERS",
+            "SERVICE_CONNECTIONS",
+        ] {
             if let Some(entries) = entries {
                 loader.map_max_entries(table, entries);
             }
@@ -151,7 +152,7 @@ impl Kernel {
     }
 
     fn replay_at(&mut self, record: &Record, clock: &Clock) -> Result<Replayed> {
-        self.write(&record.before, clock).context("writing the tables")?;
+        self.maps().write(&record.before, clock).context("writing the tables")?;
         let drops_before = self.drops()?;
         let sent = with_ethernet(record.program, &record.frame);
         let Some((returned, frame)) = self.run(record.program, &sent)? else {
@@ -170,7 +171,7 @@ impl Kernel {
             let expected = expected_frame(record, &sent);
             ensure!(frame == expected, "the frame\n  became   {frame:02x?}\n  expected {expected:02x?}");
         }
-        self.compare_tables(&record.after, clock)?;
+        self.maps().compare(&record.after, clock)?;
         self.compare_events(record)?;
         Ok(Replayed::Equal)
     }
@@ -180,7 +181,7 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses it.
     pub fn listen(&mut self, control: &EventControl) -> Result<()> {
-        Ok(self.array::<16>("EVENT_CONTROL")?.set(0, control.bytes(), 0)?)
+        Ok(self.maps().array::<16>("EVENT_CONTROL")?.set(0, control.bytes(), 0)?)
     }
 
     /// What has been told since this was last asked.
@@ -193,11 +194,15 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses to say.
     pub fn event_losses(&mut self) -> Result<Vec<u64>> {
-        self.per_cpu_sums("EVENT_LOSSES", EventLoss::COUNT)
+        self.maps().per_cpu_sums("EVENT_LOSSES", EventLoss::COUNT)
+    }
+
+    fn maps(&mut self) -> Maps<'_> {
+        Maps(&mut self.ebpf)
     }
 
     fn compare_events(&mut self, record: &Record) -> Result<()> {
-        let heard = self.array::<16>("EVENT_CONTROL")?.get(&0, 0)? != [0; 16];
+        let heard = self.maps().array::<16>("EVENT_CONTROL")?.get(&0, 0)? != [0; 16];
         let told: Vec<_> = self.events().into_iter().map(|event| Event { time: 0, ..event }).collect();
         let expected: Vec<_> = record.event.into_iter().filter(|_| heard).collect();
         ensure!(told == expected, "told\n  {told:#?}\n  expected {expected:#?}");
@@ -280,7 +285,7 @@ impl Kernel {
     /// The kernel refuses one.
     pub fn fill_tables(&mut self, tables: &MemoryTables) -> Result<()> {
         let clock = Clock::at(tables)?;
-        self.write(tables, &clock).context("writing the tables")
+        self.maps().write(tables, &clock).context("writing the tables")
     }
 
     /// Whether the maps hold the tables as they are now.
@@ -289,7 +294,7 @@ impl Kernel {
     /// What differs.
     pub fn holds(&mut self, tables: &MemoryTables) -> Result<()> {
         let clock = Clock::at(tables)?;
-        self.compare_tables(tables, &clock)
+        self.maps().compare(tables, &clock)
     }
 
     /// Says that frames can be sent by an interface.
@@ -301,7 +306,7 @@ impl Kernel {
         let mut value = [0; 16];
         value[..4].copy_from_slice(&ifindex.to_ne_bytes());
         value[4..8].copy_from_slice(&sends.to_ne_bytes());
-        Ok(self.array::<16>("UPLINKS")?.set(UplinkValue::slot(ifindex), value, 0)?)
+        Ok(self.maps().array::<16>("UPLINKS")?.set(UplinkValue::slot(ifindex), value, 0)?)
     }
 
     /// The program that packets from the wire meet first.
@@ -312,128 +317,8 @@ impl Kernel {
         Ok(self.ebpf.program(FROM_WIRE).context("the object has no from_wire")?.try_into()?)
     }
 
-    /// Forgets what packets at XDP have found of addresses: tables change faster here than that holds.
-    fn forget_concerns(&mut self) -> Result<()> {
-        let map = self.ebpf.map_mut("CONCERNS").context("the object has no CONCERNS")?;
-        let mut concerns: PerCpuArray<_, [u8; 32]> = map.try_into()?;
-        let cpus = nr_cpus().map_err(|(what, error)| anyhow!("{what}: {error}"))?;
-        for slot in 0..concerns.len() {
-            concerns.set(slot, PerCpuValues::try_from(vec![[0; 32]; cpus])?, 0)?;
-        }
-        Ok(())
-    }
-
-    /// Makes the maps hold the tables.
-    fn write(&mut self, tables: &MemoryTables, clock: &Clock) -> Result<()> {
-        self.forget_concerns()?;
-        let node = tables.node.bytes();
-        self.array::<56>("NODE_CONFIG")?.set(0, node, 0)?;
-        let mut connections = self.array::<4>("CONNECTIONS")?;
-        for id in 0..tables.backends.len() as u32 {
-            connections.set(id, tables.connections(id).bytes(), 0)?;
-        }
-        self.array::<4>("NODE_STATE")?.set(0, tables.node_state.bytes(), 0)?;
-        let mut blocks = self.array::<4>("BLOCKS")?;
-        for (index, id) in tables.blocks.iter().enumerate() {
-            blocks.set(index as u32, id.bytes(), 0)?;
-        }
-        let mut backends = self.array::<32>("BACKENDS")?;
-        let beyond = std::iter::repeat_n(&Backend { flags: 0, ..EMPTY_BACKEND }, 8);
-        for (id, backend) in tables.backends.iter().chain(beyond).enumerate() {
-            backends.set(id as u32, backend.bytes(), 0)?;
-        }
-        self.fill::<20, 32>("FRONTENDS", encode(&tables.frontends))?;
-        self.fill::<16, 24>("PODS", encode(&tables.pods))?;
-        self.fill::<40, 56>("FLOWS", encode(&clock.flows_for_kernel(&tables.flows)))?;
-        self.fill::<20, 16>("AFFINITY", encode(&clock.affinity_for_kernel(&tables.affinity)))?;
-        self.fill::<40, 8>("FRAGMENTS", encode(&tables.fragments))?;
-        self.fill_source_ranges(tables)?;
-        let map = self.ebpf.map_mut("NETWORKS").context("the object has no NETWORKS")?;
-        let mut networks: lpm_trie::LpmTrie<_, [u8; 16], [u8; 20]> = map.try_into()?;
-        for (key, network) in &tables.networks {
-            let key = lpm_trie::Key::new(key.prefix_len, key.addr.bytes());
-            networks.insert(&key, network.bytes(), 0)?;
-        }
-        Ok(())
-    }
-
-    fn fill_source_ranges(&mut self, tables: &MemoryTables) -> Result<()> {
-        let map = self.ebpf.map_mut("SOURCE_RANGES").context("the object has no SOURCE_RANGES")?;
-        let mut ranges: lpm_trie::LpmTrie<_, [u8; 20], u32> = map.try_into()?;
-        let present: Vec<_> = ranges.keys().collect::<Result<_, _>>()?;
-        for key in &present {
-            ranges.remove(key)?;
-        }
-        for range in &tables.source_ranges {
-            let data: Vec<u8> = [&range.service.to_ne_bytes()[..], &range.addr.bytes()].concat();
-            let data = data.try_into().expect("a service and an address are twenty bytes");
-            ranges.insert(&lpm_trie::Key::new(range.prefix_len, data), 1, 0)?;
-        }
-        Ok(())
-    }
-
-    fn array<const V: usize>(&mut self, name: &str) -> Result<Array<&mut MapData, [u8; V]>> {
-        let map = self.ebpf.map_mut(name).with_context(|| format!("the object has no {name}"))?;
-        Array::try_from(map).with_context(|| name.to_owned())
-    }
-
-    fn hash<const K: usize, const V: usize>(
-        &mut self,
-        name: &str,
-    ) -> Result<BpfHashMap<&mut MapData, [u8; K], [u8; V]>> {
-        let map = self.ebpf.map_mut(name).with_context(|| format!("the object has no {name}"))?;
-        BpfHashMap::try_from(map).with_context(|| name.to_owned())
-    }
-
-    fn fill<const K: usize, const V: usize>(&mut self, name: &str, entries: BTreeMap<[u8; K], [u8; V]>) -> Result<()> {
-        let present = self.contents::<K, V>(name)?;
-        let mut map = self.hash::<K, V>(name)?;
-        for key in present.keys().filter(|key| !entries.contains_key(*key)) {
-            map.remove(key)?;
-        }
-        for (key, value) in entries.iter().filter(|(key, value)| present.get(*key) != Some(*value)) {
-            map.insert(key, value, 0)?;
-        }
-        Ok(())
-    }
-
-    fn contents<const K: usize, const V: usize>(&mut self, name: &str) -> Result<BTreeMap<[u8; K], [u8; V]>> {
-        self.hash::<K, V>(name)?.iter().map(|entry| entry.with_context(|| name.to_owned())).collect()
-    }
-
-    fn compare_tables(&mut self, after: &MemoryTables, clock: &Clock) -> Result<()> {
-        let flows: HashMap<FlowKey, FlowValue> = decode(&self.contents::<40, 56>("FLOWS")?);
-        let expected = clock.flows_for_kernel(&after.flows);
-        same_but_for_time("FLOWS", &flows, &expected, |flow| {
-            let seen = u64::from(flow.last_seen);
-            (FlowValue { last_seen: 0, ..*flow }, seen)
-        })?;
-        let affinity: HashMap<AffinityKey, AffinityValue> = decode(&self.contents::<20, 16>("AFFINITY")?);
-        let expected = clock.affinity_for_kernel(&after.affinity);
-        same_but_for_time("AFFINITY", &affinity, &expected, |bound| {
-            (AffinityValue { last_used: 0, ..*bound }, bound.last_used / NANOS_PER_SECOND)
-        })?;
-        let pods: HashMap<_, PodValue> = decode(&self.contents::<16, 24>("PODS")?);
-        same_but_for_time("PODS", &pods, &after.pods, |pod| (*pod, 0))?;
-        let connections = self.array::<4>("CONNECTIONS")?;
-        for id in 0..after.backends.len() as u32 {
-            let (kernel, host) = (u32::from_bytes(&connections.get(&id, 0)?), after.connections(id));
-            ensure!(kernel == host, "backend {id} has {kernel} connections in the kernel, {host} on the host");
-        }
-        let state = NodeState::from_bytes(&self.array::<4>("NODE_STATE")?.get(&0, 0)?);
-        ensure!(state == after.node_state, "NODE_STATE\n  kernel {state:?}\n  host   {:?}", after.node_state);
-        let fragments: HashMap<FragmentKey, FragmentValue> = decode(&self.contents::<40, 8>("FRAGMENTS")?);
-        same_but_for_time("FRAGMENTS", &fragments, &after.fragments, |ports| (*ports, 0))
-    }
-
     fn drops(&mut self) -> Result<Vec<u64>> {
-        self.per_cpu_sums("DROPS", DropReason::COUNT)
-    }
-
-    fn per_cpu_sums(&self, name: &str, count: u32) -> Result<Vec<u64>> {
-        let map = self.ebpf.map(name).with_context(|| format!("the object has no {name}"))?;
-        let counters: PerCpuArray<_, u64> = map.try_into()?;
-        (0..count).map(|index| Ok(counters.get(&index, 0)?.iter().sum())).collect()
+        self.maps().per_cpu_sums("DROPS", DropReason::COUNT)
     }
 
     fn compare_drops(&mut self, before: &[u64], record: &Record) -> Result<()> {
@@ -447,69 +332,4 @@ impl Kernel {
         }
         Ok(())
     }
-}
-
-/// A free id's entry.
-const EMPTY_BACKEND: Backend = Backend {
-    addr: datapath::abi::Addr::UNSPECIFIED,
-    port: datapath::abi::Be16::ZERO,
-    flags: 0,
-    service: 0,
-    generation: 0,
-    pad: 0,
-};
-
-fn encode<K: Encode, V: Encode, const KB: usize, const VB: usize>(
-    table: &HashMap<K, V>,
-) -> BTreeMap<[u8; KB], [u8; VB]> {
-    table.iter().map(|(key, value)| (key.bytes(), value.bytes())).collect()
-}
-
-fn decode<K: Encode + Eq + std::hash::Hash, V: Encode, const KB: usize, const VB: usize>(
-    table: &BTreeMap<[u8; KB], [u8; VB]>,
-) -> HashMap<K, V> {
-    table.iter().map(|(key, value)| (K::from_bytes(key), V::from_bytes(value))).collect()
-}
-
-fn with_ethernet(program: Program, frame: &Frame) -> Vec<u8> {
-    [&receiver(program)[..], &SENDER_MAC, &frame.ethertype.to_be_bytes(), &frame.packet].concat()
-}
-
-fn receiver(program: Program) -> [u8; 6] {
-    if program == Program::FromNetwork { LOOPBACK_MAC } else { GATEWAY_MAC }
-}
-
-fn leaves_by_overlay(program: Program) -> bool {
-    matches!(program, Program::ToOverlay | Program::ForwardedToOverlay)
-}
-
-/// Whether the packet goes where the verdict says by going on.
-fn goes_on(program: Program, verdict: Verdict) -> bool {
-    match verdict {
-        Verdict::Tunnel(_) => leaves_by_overlay(program) || program == Program::FromShapedPod,
-        Verdict::ToPod(_) | Verdict::Forward => program == Program::FromShapedPod,
-        _ => false,
-    }
-}
-
-/// The frame as the program must leave it: addressed to whom it goes next.
-fn expected_frame(record: &Record, sent: &[u8]) -> Vec<u8> {
-    let program = record.program;
-    let (to, from) = match (record.verdict, program) {
-        (Verdict::ToPod(_) | Verdict::Tunnel(_), Program::FromShapedPod) => (receiver(program), SENDER_MAC),
-        (Verdict::ToPod(pod), _) => (pod.mac, GATEWAY_MAC),
-        (Verdict::Answer | Verdict::Reroute, Program::FromHost) => (GATEWAY_MAC, SENDER_MAC),
-        (Verdict::Answer, Program::FromPod | Program::FromShapedPod | Program::FromNetwork | Program::FromOverlay) => {
-            (SENDER_MAC, receiver(program))
-        }
-        (Verdict::Answer | Verdict::Reroute, _) => (GATEWAY_MAC, GATEWAY_MAC),
-        (Verdict::Tunnel(_), _) if leaves_by_overlay(program) => (GATEWAY_MAC, GATEWAY_MAC),
-        _ => (receiver(program), SENDER_MAC),
-    };
-    [&to[..], &from, &sent[12..ETHERNET], &record.packet].concat()
-}
-
-/// The kernel's test run wants a frame to hold the IP header that its EtherType says.
-fn is_too_short(frame: &Frame) -> bool {
-    frame.packet.len() < if frame.family() == Some(datapath::abi::Family::V6) { 40 } else { 20 }
 }

@@ -96,7 +96,7 @@ impl From<ClientError> for CniError {
         let code = match &error {
             ClientError::NoAgent { .. } | ClientError::TimedOut { .. } => Code::TryAgain,
             ClientError::Io { .. } | ClientError::NoPermission { .. } => Code::Io,
-            ClientError::Protocol(_) => Code::Protocol,
+            ClientError::Protocol(_) | ClientError::Foreign { .. } => Code::Protocol,
             ClientError::Failed(failure) => match failure.reason {
                 FailureReason::BadRequest => Code::InvalidConfig,
                 FailureReason::TryAgain => Code::TryAgain,

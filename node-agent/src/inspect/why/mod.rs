@@ -13,6 +13,7 @@
 mod place;
 mod probe;
 mod resolve;
+mod route;
 mod story;
 
 use datapath::{
@@ -24,10 +25,12 @@ use datapath::{
     tables::Tables,
 };
 pub use place::Place;
+pub use route::{Way, Ways};
 
 use self::{
     probe::Ends,
     resolve::{Client, ClientKind, Dialled},
+    route::Router,
     story::Story,
 };
 use super::{Names, Snapshot};
@@ -51,6 +54,7 @@ pub fn explain<T: Tables>(
     snapshot: &Snapshot,
     names: &Names,
     tables: &mut T,
+    ways: &dyn Ways,
     query: &WhyQuery,
 ) -> Result<WhyReport, Failure> {
     let addresses = resolve::client_addresses(snapshot, tables, query.from.as_ref(), &query.namespace)?;
@@ -66,7 +70,8 @@ pub fn explain<T: Tables>(
         None => free_port(tables, &client, &dialled, query.protocol),
     };
     let story = Story::new(snapshot, names, query, &client, &dialled);
-    let mut asked = Asked { tables, probe: query.protocol, client, port, story };
+    let router = Router { snapshot, names, ways };
+    let mut asked = Asked { tables, probe: query.protocol, client, port, story, router };
     let dialled = match asked.call_socket(&dialled) {
         Some(dialled) => dialled,
         None => return Ok(asked.story.finish()),
@@ -100,6 +105,7 @@ struct Asked<'a, T> {
     client: Client,
     port: u16,
     story: Story<'a>,
+    router: Router<'a>,
 }
 
 impl<T: Tables> Asked<'_, T> {
@@ -181,6 +187,7 @@ impl<T: Tables> Asked<'_, T> {
     /// What becomes of the packet.
     fn send(&mut self, dialled: &Dialled) -> Result<(), Failure> {
         let Some(place) = self.place(dialled) else {
+            self.story.step("route", self.router.by_stack(&dialled.addr));
             self.story.end(Outcome::LeavesNode, "it leaves by the node's routes: Fairlead has no part in it");
             return Ok(());
         };
@@ -224,6 +231,11 @@ impl<T: Tables> Asked<'_, T> {
         }
         if let Some(flow) = flow {
             self.story.nat(&key, &flow);
+            if let Destination::Frontend(frontend) = found
+                && let Some(back) = self.router.back(self.tables, &self.client, dialled, &frontend, (&key, &flow))
+            {
+                self.story.step("answers", back);
+            }
         }
         self.policies(place, &work, &becomes);
         self.conclude(place, &work, &becomes);
@@ -276,6 +288,9 @@ impl<T: Tables> Asked<'_, T> {
 
     fn conclude(&mut self, place: Place, work: &Work, becomes: &Dialled) {
         let own = destination::is_own(self.tables, &becomes.addr);
+        if let Some(way) = self.router.there(self.tables, place, work.verdict, becomes) {
+            self.story.step("route", way);
+        }
         let story = &mut self.story;
         match work.verdict {
             Verdict::ToPod(_) => story.reaches_pod(becomes),
@@ -287,11 +302,9 @@ impl<T: Tables> Asked<'_, T> {
                 story.end(Outcome::LeavesNode, format!("it goes to {} by the node's routes", story.whom(becomes)));
             }
             Verdict::Forward => {
-                story.step("route", "out by the network, past the node's stack");
                 story.end(Outcome::LeavesNode, format!("it goes to {} by the node's routes", story.whom(becomes)));
             }
-            Verdict::Tunnel(end) => {
-                story.step("route", format!("in VXLAN to {}", story.name_of(&end)));
+            Verdict::Tunnel(_) => {
                 story.end(Outcome::LeavesNode, format!("it goes to {} by the overlay", story.whom(becomes)));
             }
             Verdict::Answer => {

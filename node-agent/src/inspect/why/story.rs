@@ -1,6 +1,7 @@
 //! The account that is given of a decision: what was found, in words.
 
 use std::{
+    collections::BTreeMap,
     fmt::Display,
     net::{IpAddr, SocketAddr},
 };
@@ -91,11 +92,6 @@ impl<'a> Story<'a> {
         self.by_flow = true;
     }
 
-    /// Whose an address is.
-    pub fn name_of(&self, addr: &Addr) -> String {
-        self.names.describe(addr)
-    }
-
     /// Who is reached.
     pub fn whom(&self, dialled: &Dialled) -> String {
         match self.names.get(&dialled.addr) {
@@ -149,7 +145,7 @@ impl<'a> Story<'a> {
     fn tell<T: Tables>(&self, tables: &T, owner: &Owner) -> Option<(ServiceReport, PortReport)> {
         let key = &owner.key;
         let query = ServiceQuery { names: vec![key.to_string()], ..ServiceQuery::default() };
-        let mut list = services(self.snapshot, self.names, tables, &query).ok()?;
+        let mut list = services(self.snapshot, self.names, tables, &BTreeMap::new(), &query).ok()?;
         let service = list.services.pop()?;
         let family = if owner.family == datapath::abi::Family::V4 { "IPv4" } else { "IPv6" };
         let protocol = crate::inspect::protocol_name(owner.protocol.into());

@@ -16,6 +16,7 @@ mod route;
 mod shaping;
 mod unreachable;
 mod uplink;
+mod way;
 
 use std::io;
 
@@ -31,6 +32,7 @@ pub use overlay::{OVERLAY_DEVICE, OVERLAY_PORT};
 pub use route::{ROUTE_PROTOCOL, Route, StandingRoutes};
 pub use shaping::Shaping;
 pub use uplink::{Uplink, UplinkChoice};
+pub use way::Way;
 
 use super::sysctl::SysctlError;
 
