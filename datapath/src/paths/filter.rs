@@ -220,7 +220,8 @@ fn answers<T: Tables>(asked: &Asked, tables: &mut T, way: u32) -> u32 {
         None => 0,
     };
     if !is_allowed(said_of_flow(asked, tables, &back, way, judged)) {
-        return Answers::DENIED;
+        // What has never been allowed is an attempt, which is no reason to deny the other end its own.
+        return if judged != 0 || seen.is_none() { Answers::DENIED } else { Answers::NOTHING };
     }
     note(asked, tables, &back, way);
     Answers::ALLOWED
