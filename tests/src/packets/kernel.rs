@@ -4,6 +4,8 @@
 //! it they must hold what the host's tables hold then. The kernel's clock can't be
 //! set, so times are kept as ages.
 
+mod policy;
+
 use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
@@ -40,9 +42,11 @@ use super::{
 const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/fairlead.bpf.o");
 
 /// The programs that see packets.
-const PROGRAMS: [&str; 10] = [
+const PROGRAMS: [&str; 12] = [
     "from_pod",
     "from_shaped_pod",
+    "from_judged_pod",
+    "from_judged_shaped_pod",
     "from_held_pod",
     "to_pod",
     "from_host",
@@ -59,6 +63,22 @@ const ROUTES: &str = "\
     ip link set lo up && \
     ip link add out type veth peer name far && ip link set out up && ip link set far up && \
     ip route add default dev out && ip -6 route add default dev out";
+
+/// The hashes.
+const HASHES: [&str; 12] = [
+    "FRONTENDS",
+    "AFFINITY",
+    "PODS",
+    "POD_NETNS",
+    "NETWORKS",
+    "FLOWS",
+    "FRAGMENTS",
+    "SOCKET_PEERS",
+    "POLICY_PEERS",
+    "POLICY_VERDICTS",
+    "POLICY_FLOWS",
+    "POLICY_DENIALS",
+];
 
 /// The ring in which programs tell what happens.
 const EVENTS: &str = "EVENTS";
@@ -119,7 +139,7 @@ impl Kernel {
         ensure!(routed.success(), "cannot make routes");
         let object = std::env::var("FAIRLEAD_EBPF_OBJECT").unwrap_or_else(|_| OBJECT.into());
         let mut loader = EbpfLoader::new();
-        for table in ["FRONTENDS", "AFFINITY", "PODS", "POD_NETNS", "NETWORKS", "FLOWS", "FRAGMENTS", "SOCKET_PEERS"] {
+        for table in HASHES {
             if let Some(entries) = entries {
                 loader.map_max_entries(table, entries);
             }
@@ -226,6 +246,8 @@ impl Kernel {
         let (name, came_by) = match program {
             Program::FromPod => ("from_pod", UPLINK),
             Program::FromShapedPod => ("from_shaped_pod", UPLINK),
+            Program::FromJudgedPod => ("from_judged_pod", UPLINK),
+            Program::FromJudgedShapedPod => ("from_judged_shaped_pod", UPLINK),
             Program::FromHeldPod => ("from_held_pod", UPLINK),
             Program::NodeToPod => ("to_pod", 0),
             Program::DeviceToPod => ("to_pod", HOST_IFINDEX),
@@ -352,6 +374,7 @@ impl Kernel {
         self.fill::<20, 16>("AFFINITY", encode(&clock.affinity_for_kernel(&tables.affinity)))?;
         self.fill::<40, 8>("FRAGMENTS", encode(&tables.fragments))?;
         self.fill_source_ranges(tables)?;
+        self.fill_policy(tables, clock)?;
         let map = self.ebpf.map_mut("NETWORKS").context("the object has no NETWORKS")?;
         let mut networks: lpm_trie::LpmTrie<_, [u8; 16], [u8; 20]> = map.try_into()?;
         for (key, network) in &tables.networks {
@@ -427,7 +450,8 @@ impl Kernel {
         let state = NodeState::from_bytes(&self.array::<4>("NODE_STATE")?.get(&0, 0)?);
         ensure!(state == after.node_state, "NODE_STATE\n  kernel {state:?}\n  host   {:?}", after.node_state);
         let fragments: HashMap<FragmentKey, FragmentValue> = decode(&self.contents::<40, 8>("FRAGMENTS")?);
-        same_but_for_time("FRAGMENTS", &fragments, &after.fragments, |ports| (*ports, 0))
+        same_but_for_time("FRAGMENTS", &fragments, &after.fragments, |ports| (*ports, 0))?;
+        self.compare_policy(after, clock)
     }
 
     fn drops(&mut self) -> Result<Vec<u64>> {
@@ -487,11 +511,16 @@ fn leaves_by_overlay(program: Program) -> bool {
     matches!(program, Program::ToOverlay | Program::ForwardedToOverlay)
 }
 
+/// Whether somebody's queueing discipline has the packet next.
+fn is_shaped(program: Program) -> bool {
+    matches!(program, Program::FromShapedPod | Program::FromJudgedShapedPod)
+}
+
 /// Whether the packet goes where the verdict says by going on.
 fn goes_on(program: Program, verdict: Verdict) -> bool {
     match verdict {
-        Verdict::Tunnel(_) => leaves_by_overlay(program) || program == Program::FromShapedPod,
-        Verdict::ToPod(_) | Verdict::Forward => program == Program::FromShapedPod,
+        Verdict::Tunnel(_) => leaves_by_overlay(program) || is_shaped(program),
+        Verdict::ToPod(_) | Verdict::Forward => is_shaped(program),
         _ => false,
     }
 }
@@ -500,12 +529,18 @@ fn goes_on(program: Program, verdict: Verdict) -> bool {
 fn expected_frame(record: &Record, sent: &[u8]) -> Vec<u8> {
     let program = record.program;
     let (to, from) = match (record.verdict, program) {
-        (Verdict::ToPod(_) | Verdict::Tunnel(_), Program::FromShapedPod) => (receiver(program), SENDER_MAC),
+        (Verdict::ToPod(_) | Verdict::Tunnel(_), program) if is_shaped(program) => (receiver(program), SENDER_MAC),
         (Verdict::ToPod(pod), _) => (pod.mac, GATEWAY_MAC),
         (Verdict::Answer | Verdict::Reroute, Program::FromHost) => (GATEWAY_MAC, SENDER_MAC),
-        (Verdict::Answer, Program::FromPod | Program::FromShapedPod | Program::FromNetwork | Program::FromOverlay) => {
-            (SENDER_MAC, receiver(program))
-        }
+        (
+            Verdict::Answer,
+            Program::FromPod
+            | Program::FromShapedPod
+            | Program::FromJudgedPod
+            | Program::FromJudgedShapedPod
+            | Program::FromNetwork
+            | Program::FromOverlay,
+        ) => (SENDER_MAC, receiver(program)),
         (Verdict::Answer | Verdict::Reroute, _) => (GATEWAY_MAC, GATEWAY_MAC),
         (Verdict::Tunnel(_), _) if leaves_by_overlay(program) => (GATEWAY_MAC, GATEWAY_MAC),
         _ => (receiver(program), SENDER_MAC),
