@@ -20,6 +20,8 @@ pub enum Met {
     FromShapedPod,
     /// A pod sends it that some policy selects; the node's end of its veth pair.
     FromJudgedPod(u32),
+    /// The same whose traffic somebody shapes.
+    FromJudgedShapedPod(u32),
     /// A held pod sends it.
     FromHeldPod,
     /// The node's stack sends it to a pod.
@@ -49,7 +51,7 @@ impl Met {
     pub const fn from_pod(pod: &PodValue) -> Self {
         if pod.flags & PodValue::HELD != 0 {
             Self::FromHeldPod
-        } else if pod.flags & PodValue::POLICY != 0 {
+        } else if pod.is_judged() {
             Self::FromJudgedPod(pod.ifindex)
         } else {
             Self::FromPod
@@ -59,7 +61,11 @@ impl Met {
     /// As events name it.
     pub const fn hook(self) -> EventHook {
         match self {
-            Self::FromPod | Self::FromShapedPod | Self::FromJudgedPod(_) | Self::FromHeldPod => EventHook::FromPod,
+            Self::FromPod
+            | Self::FromShapedPod
+            | Self::FromJudgedPod(_)
+            | Self::FromJudgedShapedPod(_)
+            | Self::FromHeldPod => EventHook::FromPod,
             Self::ToPod { .. } => EventHook::ToPod,
             Self::FromHost => EventHook::FromHost,
             Self::FromHostLoopback => EventHook::Loopback,
@@ -97,6 +103,7 @@ impl Met {
             Self::FromPod => paths::from_pod(packet, work, tables),
             Self::FromShapedPod => paths::from_shaped_pod(packet, work, tables),
             Self::FromJudgedPod(ifindex) => paths::from_judged_pod(packet, work, tables, ifindex),
+            Self::FromJudgedShapedPod(ifindex) => paths::from_judged_shaped_pod(packet, work, tables, ifindex),
             Self::FromHeldPod => paths::from_held_pod(work, tables),
             Self::ToPod { from_node } => paths::to_pod(packet, work, tables, from_node),
             Self::FromHost => paths::from_host(packet, work, tables),

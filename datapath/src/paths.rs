@@ -252,8 +252,7 @@ pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mu
         work.verdict = Verdict::Drop(DropReason::PodHeld);
         return;
     }
-    let (answers, judged) =
-        (pod.nat_protocols & suspects(&work.headers) != 0, pod.flags & PodValue::POLICY != 0 && !from_node);
+    let (answers, judged) = (pod.nat_protocols & suspects(&work.headers) != 0, pod.is_judged() && !from_node);
     if answers {
         translate::answer(packet, work, tables);
     }

@@ -14,6 +14,7 @@ mod fib;
 mod frame;
 mod maps;
 mod next_hop;
+mod pods;
 mod route;
 mod skb;
 mod sockets;

@@ -43,6 +43,11 @@ const PACKET_OTHERHOST: u32 = 3;
 /// has yet to be told where it goes.
 const TUNNEL_SAID: u32 = 0xfa1d;
 
+/// The same of a packet that has been judged and translated and is on its way into the pod of
+/// the interface whose index's last bits these are. Nobody but programs like these can write to
+/// `tc_index`, and act_ife.
+const DELIVERED: u32 = 0x4000;
+
 /// A frame with an IP packet in it.
 pub struct Skb(*mut __sk_buff);
 
@@ -113,6 +118,27 @@ impl Skb {
     pub fn has_tunnel(&self) -> bool {
         // SAFETY: the context is valid for the program's run.
         unsafe { (*self.0).tc_index == TUNNEL_SAID }
+    }
+
+    /// Notes that nothing is left to be done before the packet enters the pod behind an interface.
+    #[inline(always)]
+    pub fn note_delivery(&mut self, ifindex: u32) {
+        // SAFETY: the context is valid for the program's run.
+        unsafe { (*self.0).tc_index = DELIVERED | ifindex & (DELIVERED - 1) };
+    }
+
+    /// Whether that is noted of the interface that the program is attached to.
+    #[inline(always)]
+    pub fn is_delivered(&self) -> bool {
+        // SAFETY: the context is valid for the program's run.
+        unsafe { (*self.0).tc_index == DELIVERED | (*self.0).ifindex & (DELIVERED - 1) }
+    }
+
+    /// Takes back what is noted, by whomever.
+    #[inline(always)]
+    pub fn forget_notes(&mut self) {
+        // SAFETY: the context is valid for the program's run.
+        unsafe { (*self.0).tc_index = 0 };
     }
 
     /// How long a packet on the wire will be: the frame may hold several, which the card

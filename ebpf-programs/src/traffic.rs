@@ -125,9 +125,20 @@ fn verdict_of(work: &Work) -> Verdict {
 #[inline(always)]
 fn perform(skb: &mut Skb, hook: Hook, verdict: Verdict) -> Result<i32, DropReason> {
     match (verdict, hook) {
+        (Verdict::Pass, Hook::FromPod | Hook::FromJudgedPod) => {
+            skb.forget_notes();
+            Ok(PASS)
+        }
+        (Verdict::Pass | Verdict::Forward | Verdict::Tunnel(_), Hook::FromShapedPod) => {
+            skb.forget_notes();
+            Ok(PASS)
+        }
         (Verdict::Pass, _) => Ok(PASS),
         // The stack's routes lead to the same place.
-        (Verdict::ToPod(_) | Verdict::Forward | Verdict::Tunnel(_), Hook::FromShapedPod) => Ok(PASS),
+        (Verdict::ToPod(pod), Hook::FromShapedPod) => {
+            skb.note_delivery(pod.ifindex);
+            Ok(PASS)
+        }
         (Verdict::ToPod(pod), Hook::FromPod | Hook::FromJudgedPod | Hook::FromNetwork) => into_pod(skb, &pod),
         (Verdict::ToPod(pod), _) => out_to_pod(skb, &pod),
         (Verdict::Answer, Hook::FromPod | Hook::FromJudgedPod | Hook::FromShapedPod) => back_to_pod(skb),
@@ -165,7 +176,7 @@ fn dropped(skb: &Skb, hook: EventHook, reason: DropReason) -> i32 {
     TC_ACT_SHOT
 }
 
-/// Straight into a pod's namespace, for programs on an interface's ingress; past
+/// Straight into a pod's namespace, for programs on an interface's ingress; by way of
 /// whatever shapes its traffic, if something does.
 #[inline(always)]
 fn into_pod(skb: &mut Skb, pod: &PodValue) -> Result<i32, DropReason> {
@@ -173,6 +184,7 @@ fn into_pod(skb: &mut Skb, pod: &PodValue) -> Result<i32, DropReason> {
         return Err(DropReason::RewriteFailed);
     }
     if pod.flags & PodValue::SHAPED != 0 {
+        skb.note_delivery(pod.ifindex);
         // SAFETY: the helper only notes the interface for when the program has ended.
         return Ok(unsafe { bpf_redirect(pod.ifindex, 0) as i32 });
     }
@@ -186,6 +198,7 @@ fn out_to_pod(skb: &mut Skb, pod: &PodValue) -> Result<i32, DropReason> {
     if skb.address_to(pod.mac).is_err() {
         return Err(DropReason::RewriteFailed);
     }
+    skb.note_delivery(pod.ifindex);
     // SAFETY: the helper only notes the interface for when the program has ended.
     Ok(unsafe { bpf_redirect(pod.ifindex, 0) as i32 })
 }
@@ -263,9 +276,15 @@ pub fn from_held_pod(ctx: TcContext) -> i32 {
     run(&ctx, Hook::FromHeldPod, |_, work| paths::from_held_pod(work, &KernelTables))
 }
 
-/// Egress of a pod's veth pair: what the node's stack sends to the pod.
+/// Egress of a pod's veth pair: what the node's stack sends to the pod. What another program
+/// has sent there has been judged.
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
+    let (mut skb, _) = Skb::new(ctx.skb.skb);
+    if skb.is_delivered() {
+        skb.forget_notes();
+        return PASS;
+    }
     let from_node = is_from_node(&ctx);
     run(&ctx, Hook::ToPod, |skb, work| paths::to_pod(skb, work, &mut KernelTables, from_node))
 }

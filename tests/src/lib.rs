@@ -13,6 +13,7 @@ pub mod conformance;
 pub mod demo;
 pub mod manifest;
 pub mod packets;
+pub mod policed;
 pub mod privilege;
 pub mod sandbox;
 pub mod statistics;

@@ -31,6 +31,8 @@ fn translates(program: Program) -> bool {
         program,
         Program::FromPod
             | Program::FromShapedPod
+            | Program::FromJudgedPod
+            | Program::FromJudgedShapedPod
             | Program::FromHost
             | Program::FromHostLoopback
             | Program::FromNetwork
@@ -47,7 +49,10 @@ fn well_formed(record: &Record) -> Result<(), String> {
             after.pods.values().any(|known| known.ifindex == pod.ifindex && known.mac == pod.mac)
         }
         (program, Verdict::Answer | Verdict::Reroute) => translates(*program),
-        (Program::FromPod | Program::FromShapedPod, Verdict::Forward | Verdict::Tunnel(_)) => true,
+        (
+            Program::FromPod | Program::FromShapedPod | Program::FromJudgedPod | Program::FromJudgedShapedPod,
+            Verdict::Forward | Verdict::Tunnel(_),
+        ) => true,
         (Program::FromNetwork | Program::FromOverlay, Verdict::Forward) => true,
         (Program::ToOverlay | Program::ForwardedToOverlay, Verdict::Tunnel(_)) => true,
         _ => false,
@@ -134,17 +139,13 @@ fn the_streams_reach_every_outcome() {
         }));
     }
     // Tables in memory are never full, whole worlds name no missing backend, packets in memory can
-    // always be changed to an answer, and to every place there is a way. No policy is in these worlds:
-    // they have a test of their own (datapath_policy).
+    // always be changed to an answer, and to every place there is a way.
     let out_of_reach = [
         DropReason::FlowTableFull,
         DropReason::BackendMissing,
         DropReason::RejectFailed,
         DropReason::NoRoute,
         DropReason::TooBig,
-        DropReason::EgressDenied,
-        DropReason::IngressDenied,
-        DropReason::SourceForged,
     ];
     let reasons = DropReason::ALL.iter().filter(|reason| !out_of_reach.contains(reason)).map(|reason| reason.name());
     let verdicts = [

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use datapath::{
     abi::{
-        DropReason, Family, PodPolicy, PodValue, PolicyDenial, PolicyPeerKey, PolicyPortKey, PolicyVerdict,
-        PolicyVerdictKey, direction, protocol,
+        DropReason, Family, PodPolicy, PolicyDenial, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey,
+        direction, protocol,
     },
     memory::{MemoryPacket, MemoryTables},
     paths::{self, Verdict, Work},
@@ -22,25 +22,29 @@ const NEIGHBOUR: Place = Place::Pod(2);
 const FRIEND: Place = Place::RemotePod;
 const STRANGER: Place = Place::Outside;
 const GENERATION: u32 = 1;
-const SET: u32 = GENERATION << PodPolicy::GENERATION_SHIFT | 1;
 const CLASS: u32 = 7;
 const LIST: u32 = GENERATION << PodPolicy::GENERATION_SHIFT | 3;
 const RULE: u32 = 9;
 
+/// The set of a pod that is isolated so.
+const fn set(isolated: u32) -> u32 {
+    GENERATION << PodPolicy::GENERATION_SHIFT | isolated | 1
+}
+
 /// The pod is isolated so; what its policies allow is in which direction, a friend at port 80 of TCP and UDP.
-fn world(flags: u32, allowed: &[u32]) -> MemoryTables {
+fn world(isolated: u32, allowed: &[u32]) -> MemoryTables {
     let mut tables = World::new().with(SERVICE, &[(POD, 80)]).tables;
     tables.policy_epoch = 1;
     for family in FAMILIES {
         let pod = tables.pods.get_mut(&POD.addr(family)).unwrap();
-        (pod.flags, pod.policy_set) = (flags, SET);
+        pod.policy_set = set(isolated);
         tables.policy.peers.insert(PolicyPeerKey { addr: FRIEND.addr(family), generation: GENERATION }, CLASS);
     }
     for protocol in [protocol::TCP, protocol::UDP] {
         tables.policy.ports.insert(PolicyPortKey::exact(LIST, protocol, datapath::abi::Be16::new(80)), RULE);
     }
     for direction in allowed {
-        let key = PolicyVerdictKey { set: SET, class: CLASS, direction: *direction };
+        let key = PolicyVerdictKey { set: set(isolated), class: CLASS, direction: *direction };
         tables.policy.verdicts.insert(key, PolicyVerdict { rule: 0, ports: LIST });
     }
     tables
@@ -80,7 +84,7 @@ fn ends(family: Family, other: Place) -> (SocketAddr, SocketAddr) {
 
 const IN: Option<DropReason> = Some(DropReason::IngressDenied);
 const OUT: Option<DropReason> = Some(DropReason::EgressDenied);
-const BOTH: u32 = PodValue::POLICY;
+const BOTH: u32 = PodPolicy::BOTH;
 
 #[test]
 fn what_is_allowed_passes_with_its_answers_and_nothing_else_does() {
@@ -129,10 +133,10 @@ fn what_denies_is_counted() {
         assert_eq!(gets(&mut tables, &opening(protocol::TCP, stranger, pod)), IN);
     }
     assert_eq!(sends(&mut tables, &udp(pod, stranger)), OUT);
-    let defaults = [(denying(0, SET, direction::INGRESS), 2), (denying(0, SET, direction::EGRESS), 1)];
+    let defaults = [(denying(0, set(BOTH), direction::INGRESS), 2), (denying(0, set(BOTH), direction::EGRESS), 1)];
     assert_eq!(denied(&tables), defaults);
     // A rule that denies is named whatever set it is of, and whoever is allowed as an address, too.
-    let key = PolicyVerdictKey { set: SET, class: CLASS, direction: direction::INGRESS };
+    let key = PolicyVerdictKey { set: set(BOTH), class: CLASS, direction: direction::INGRESS };
     tables.policy.verdicts.insert(key, PolicyVerdict { rule: PolicyVerdict::DENY | RULE, ports: 0 });
     let anybody = PolicyVerdictKey { class: 0, ..key };
     tables.policy.verdicts.insert(anybody, PolicyVerdict { rule: PolicyVerdict::DEFAULT_ALLOW, ports: 0 });
@@ -147,13 +151,13 @@ fn what_denies_is_counted() {
 fn one_direction_alone_lets_the_other_be_answered() {
     for family in FAMILIES {
         let (from, to) = (POD.at(family, 9), STRANGER.at(family, 53));
-        let mut tables = world(PodValue::INGRESS_POLICY, &[]);
+        let mut tables = world(PodPolicy::INGRESS, &[]);
         assert_eq!(gets(&mut tables, &udp(to, from)), IN);
         assert_eq!(sends(&mut tables, &udp(from, to)), None);
         assert_eq!(gets(&mut tables, &udp(to, from)), None);
         tables.now += 200 * 1_000_000_000;
         assert_eq!(gets(&mut tables, &udp(to, from)), IN, "too late for an answer");
-        let mut tables = world(PodValue::EGRESS_POLICY, &[]);
+        let mut tables = world(PodPolicy::EGRESS, &[]);
         assert_eq!(sends(&mut tables, &udp(from, to)), OUT);
         assert_eq!(gets(&mut tables, &udp(to, from)), None);
         assert_eq!(sends(&mut tables, &udp(from, to)), None);
@@ -164,10 +168,10 @@ fn one_direction_alone_lets_the_other_be_answered() {
 fn a_denied_attempt_is_no_reason_to_deny_the_other_end() {
     // Both ends are local and judged, and use one port; only one may begin.
     let family = Family::V4;
-    let mut tables = world(PodValue::INGRESS_POLICY, &[]);
+    let mut tables = world(PodPolicy::INGRESS, &[]);
     let neighbour = tables.pods.get_mut(&NEIGHBOUR.addr(family)).unwrap();
-    (neighbour.flags, neighbour.policy_set) = (PodValue::EGRESS_POLICY, SET);
-    let key = PolicyVerdictKey { set: SET, class: 0, direction: direction::EGRESS };
+    neighbour.policy_set = set(PodPolicy::EGRESS);
+    let key = PolicyVerdictKey { set: set(PodPolicy::EGRESS), class: 0, direction: direction::EGRESS };
     tables.policy.verdicts.insert(key, PolicyVerdict { rule: RULE, ports: 0 });
     let (pod, other) = (POD.at(family, 500), NEIGHBOUR.at(family, 500));
     let tried = run(&mut tables, &udp(other, pod), |b, w, t| paths::from_judged_pod(b, w, t, IFINDEX + 1));
@@ -181,7 +185,7 @@ fn a_denied_attempt_is_no_reason_to_deny_the_other_end() {
 fn a_change_is_felt_by_what_is_established() {
     for family in FAMILIES {
         let (friend, pod) = ends(family, FRIEND);
-        let mut tables = world(PodValue::INGRESS_POLICY, &[direction::INGRESS]);
+        let mut tables = world(PodPolicy::INGRESS, &[direction::INGRESS]);
         assert_eq!(gets(&mut tables, &opening(protocol::TCP, friend, pod)), None);
         tables.policy.verdicts.clear();
         assert_eq!(gets(&mut tables, &answering(protocol::TCP, friend, pod)), None, "known for this epoch");
@@ -207,7 +211,7 @@ fn the_node_groups_and_errors_pass_and_icmp_needs_a_rule_without_ports() {
             sends(&mut tables, &udp(FRIEND.at(family, 9), STRANGER.at(family, 9))),
             Some(DropReason::SourceForged)
         );
-        let key = PolicyVerdictKey { set: SET, class: 0, direction: direction::EGRESS };
+        let key = PolicyVerdictKey { set: set(BOTH), class: 0, direction: direction::EGRESS };
         tables.policy.verdicts.insert(key, PolicyVerdict { rule: RULE, ports: 0 });
         assert_eq!(sends(&mut tables, &build::echo(src, STRANGER.ip(family))), None);
     }
@@ -228,12 +232,12 @@ fn a_pod_that_no_policy_selects_notes_nothing() {
 #[test]
 fn behind_a_service_the_backend_and_the_true_client_are_judged() {
     for family in FAMILIES {
-        let mut tables = world(PodValue::INGRESS_POLICY, &[]);
+        let mut tables = world(PodPolicy::INGRESS, &[]);
         let service = SERVICE.ip.at(family, 80);
         let client = NEIGHBOUR.at(family, 9);
         assert_eq!(run(&mut tables, &udp(client, service), paths::from_pod), IN);
         tables.policy.peers.insert(PolicyPeerKey { addr: NEIGHBOUR.addr(family), generation: GENERATION }, CLASS);
-        let key = PolicyVerdictKey { set: SET, class: CLASS, direction: direction::INGRESS };
+        let key = PolicyVerdictKey { set: set(PodPolicy::INGRESS), class: CLASS, direction: direction::INGRESS };
         tables.policy.verdicts.insert(key, PolicyVerdict { rule: 0, ports: LIST });
         tables.policy_epoch += 1;
         assert_eq!(run(&mut tables, &udp(client, service), paths::from_pod), None);

@@ -28,7 +28,7 @@ pub use event::{Event, EventClass, EventControl, EventHook, EventKind, EventLoss
 pub use flow::{FlowKey, FlowValue, FragmentKey, FragmentValue};
 pub use layout::{LAYOUT, TableLayout, capacity, layout_hash};
 pub use network::{NetworkKey, NetworkValue, OVERLAY_PORT, OVERLAY_VNI};
-pub use pod::{GATEWAY_MAC, PodValue};
+pub use pod::{GATEWAY_MAC, PodChange, PodValue};
 pub use policy::{
     PodPolicy, PolicyDenial, PolicyFlow, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict,
     PolicyVerdictKey, direction,

@@ -18,7 +18,8 @@ pub struct PodValue {
     /// [`PodValue::client_bit`]: only packets of these need a look-up before they
     /// reach the pod. And for which it has been the backend of a client that is no
     /// pod of this node, see [`PodValue::server_bit`]. Written by the kernel programs;
-    /// the agent writes it only while the pod is held, when no flow can begin.
+    /// the agent replaces an entry only while the pod is held, when no flow can begin,
+    /// and has words of it changed otherwise, see [`PodChange`].
     pub nat_protocols: u32,
     /// The MAC address of the pod's end.
     pub mac: [u8; 6],
@@ -35,15 +36,21 @@ impl PodValue {
     /// Somebody's queueing discipline is at the node's end of the pair: what goes to the
     /// pod has to pass by it, on the interface's egress.
     pub const SHAPED: u32 = 1 << 1;
-    /// What comes to the pod must be allowed by its policies.
-    pub const INGRESS_POLICY: u32 = 1 << 2;
-    /// What the pod sends must be allowed by its policies.
-    pub const EGRESS_POLICY: u32 = 1 << 3;
-    /// Some policy selects the pod.
-    pub const POLICY: u32 = Self::INGRESS_POLICY | Self::EGRESS_POLICY;
 
     /// All of [`PodValue::client_bit`].
     pub const CLIENT_BITS: u32 = 0xffff;
+
+    /// Whether some policy selects the pod.
+    #[inline(always)]
+    pub const fn is_judged(&self) -> bool {
+        self.policy_set != 0
+    }
+
+    /// Whether packets to the pod, as far as they need no translation, go straight in.
+    #[inline(always)]
+    pub const fn is_plain(&self) -> bool {
+        self.flags | self.policy_set == 0
+    }
 
     /// The bit for an IP protocol of which something has been a client.
     #[inline(always)]
@@ -69,4 +76,25 @@ impl PodValue {
     }
 }
 
-assert_size!(PodValue = 24);
+/// What the agent asks the program `change_pod` to write into the entry of an open pod.
+///
+/// An update from user space replaces an entry, and what a program notes in the old one
+/// meanwhile would be lost.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PodChange {
+    /// The pod's address.
+    pub addr: super::Addr,
+    /// Its device's index and address, by which it must be known, and the new flags and
+    /// policies; the rest of the entry stays.
+    pub value: PodValue,
+}
+
+impl PodChange {
+    /// What the program returns when it has written.
+    pub const WRITTEN: u32 = 1;
+    /// What it returns when the pod isn't there.
+    pub const NO_POD: u32 = 2;
+}
+
+assert_size!(PodValue = 24, PodChange = 40);

@@ -9,22 +9,39 @@
 
 use super::{Addr, Be16, assert_size};
 
-/// The policies of a pod on this node.
+/// The policies of a pod on this node: one word, so that no reader sees half a change.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub struct PodPolicy {
-    /// The set of its policies, whose upper eight bits are the generation of the
-    /// peers' classes by which it is judged; 0: no policy selects the pod.
+    /// The number of their set, in which are, from the upper end: eight bits, the generation of
+    /// the peers' classes by which the pod is judged; [`PodPolicy::BOTH`]; and the rest.
+    /// 0: no policy selects the pod.
     pub set: u32,
-    /// Some of [`super::PodValue::POLICY`].
-    pub flags: u32,
 }
 
 impl PodPolicy {
     /// No policy selects the pod.
-    pub const NONE: Self = Self { set: 0, flags: 0 };
+    pub const NONE: Self = Self { set: 0 };
     /// By how many bits a generation stands above the rest of a set's number.
     pub const GENERATION_SHIFT: u32 = 24;
+    /// In a set's number: what the pod sends must be allowed.
+    pub const EGRESS: u32 = 1 << 23;
+    /// In a set's number: what comes to the pod must be allowed.
+    pub const INGRESS: u32 = 1 << 22;
+    /// The isolated directions, in a set's number.
+    pub const BOTH: u32 = Self::INGRESS | Self::EGRESS;
+
+    /// The bit in a set's number for a direction, see [`direction`].
+    #[inline(always)]
+    pub const fn isolated(direction: u32) -> u32 {
+        if direction == direction::EGRESS { Self::EGRESS } else { Self::INGRESS }
+    }
+
+    /// Whether something must be allowed in a direction.
+    #[inline(always)]
+    pub const fn isolates(self, direction: u32) -> bool {
+        self.set & Self::isolated(direction) != 0
+    }
 }
 
 /// A direction, as tables' keys name it: that of the first packet, as the pod sees it.
@@ -158,7 +175,7 @@ pub struct PolicyFlow {
 
 assert_size!(
     PolicyFlow = 12,
-    PodPolicy = 8,
+    PodPolicy = 4,
     PolicyPeerKey = 20,
     PolicyNetworkKey = 24,
     PolicyVerdictKey = 12,

@@ -4,7 +4,8 @@
 //! Policies are asked about the pods' own ends: the source as the packet came, the
 //! destination as it leaves. So a Service's client is the true one, and its backend is
 //! what is judged. A flow is noted by the packet that begins it; what answers one that is
-//! allowed passes. What was allowed in another epoch is judged again. A packet of a TCP
+//! allowed passes. What was allowed in another epoch is judged again, and what answers it when it
+//! is no more begins nothing, or the other end could go on by answering that. A packet of a TCP
 //! connection that nobody noted (it is older than the policy) is an answer if its ports
 //! look so: it opens nothing, whoever gets it.
 //!
@@ -17,7 +18,8 @@
 use super::{Verdict, Work, events, translate};
 use crate::{
     abi::{
-        Be16, DropReason, FlowKey, NetworkValue, PodValue, PolicyDenial, PolicyFlow, PolicyVerdict, direction, protocol,
+        Be16, DropReason, FlowKey, NetworkValue, PodPolicy, PolicyDenial, PolicyFlow, PolicyVerdict, direction,
+        protocol,
     },
     packet::{
         Packet,
@@ -46,9 +48,7 @@ const IN: u32 = direction::INGRESS;
 pub struct Asked {
     /// The packet's flow, as its ends see it.
     pub(super) key: FlowKey,
-    /// The pod's flags.
-    flags: u32,
-    /// The pod's policies.
+    /// The pod's policies, see [`PodPolicy::set`].
     pub(super) set: u32,
     /// What they said in another epoch may no longer hold.
     epoch: u32,
@@ -58,7 +58,7 @@ pub struct Asked {
 
 impl Asked {
     /// Nothing yet.
-    pub(super) const NOTHING: Self = Self { key: Headers::EMPTY.flow(), flags: 0, set: 0, epoch: 0, now: 0 };
+    pub(super) const NOTHING: Self = Self { key: Headers::EMPTY.flow(), set: 0, epoch: 0, now: 0 };
 }
 
 /// Asks the policies of the pod that sent the packet.
@@ -67,14 +67,14 @@ pub(super) fn outgoing<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables
     if matches!(work.verdict, Verdict::Drop(_) | Verdict::Answer) || is_for_link(&work.headers) {
         return;
     }
-    let (flags, set) = match tables.pod(&work.headers.src) {
-        Some(pod) if pod.ifindex == ifindex => (pod.flags, pod.policy_set),
+    let set = match tables.pod(&work.headers.src) {
+        Some(pod) if pod.ifindex == ifindex => pod.policy_set,
         _ => return drop(work, DropReason::SourceForged),
     };
-    if flags & PodValue::POLICY == 0 {
+    if set == 0 {
         return;
     }
-    let said = if identify(packet, work, tables, flags, set) { said_of(work, tables, OUT) } else { DEFAULT_DENY };
+    let said = if identify(packet, work, tables, set) { said_of(work, tables, OUT) } else { DEFAULT_DENY };
     if !is_allowed(said) && !is_for_node(work, tables) {
         deny(work, tables, PolicyDenial::by(said, set, OUT), DropReason::EgressDenied);
     }
@@ -83,7 +83,7 @@ pub(super) fn outgoing<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables
 /// Asks the policies of the pod to which the packet goes, if it goes to one past the stack.
 #[inline(always)]
 pub(super) fn incoming<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T) {
-    if matches!(&work.verdict, Verdict::ToPod(pod) if pod.flags & PodValue::POLICY != 0) {
+    if matches!(&work.verdict, Verdict::ToPod(pod) if pod.is_judged()) {
         into_pod(packet, work, tables);
     }
 }
@@ -92,9 +92,11 @@ pub(super) fn incoming<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables
 #[inline(never)]
 pub(super) fn into_pod<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T) {
     let dst = if work.changes.ends { &work.ends.dst } else { &work.headers.dst };
-    let Some(pod) = tables.pod(dst) else { return };
-    let (flags, set) = (pod.flags, pod.policy_set);
-    let said = if identify(packet, work, tables, flags, set) { said_of(work, tables, IN) } else { DEFAULT_DENY };
+    let Some(set) = tables.pod(dst).map(|pod| pod.policy_set) else { return };
+    if set == 0 {
+        return;
+    }
+    let said = if identify(packet, work, tables, set) { said_of(work, tables, IN) } else { DEFAULT_DENY };
     if !is_allowed(said) {
         deny(work, tables, PolicyDenial::by(said, set, IN), DropReason::IngressDenied);
     }
@@ -126,7 +128,7 @@ fn is_for_node<T: Tables>(work: &Work, tables: &T) -> bool {
 
 /// Notes which flow the packet belongs to, as its ends see it, and what is asked of it; false: nobody can tell.
 #[inline(always)]
-fn identify<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T, flags: u32, set: u32) -> bool {
+fn identify<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T, set: u32) -> bool {
     let headers = &mut work.headers;
     match headers.fragment {
         Fragment::Whole => {}
@@ -149,7 +151,7 @@ fn identify<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T, f
     }
     // The epoch before the tables: what is found in these holds in it, or is asked again.
     work.occurred |= events::ASKED;
-    work.asked = Asked { key, flags, set, epoch: tables.policy_epoch(), now: track::seconds(tables) };
+    work.asked = Asked { key, set, epoch: tables.policy_epoch(), now: track::seconds(tables) };
     true
 }
 
@@ -181,11 +183,13 @@ fn said_of<T: Tables>(work: &mut Work, tables: &mut T, way: u32) -> u32 {
         return NOT_ASKED;
     }
     // Of the flow that it answers the pod has the other end.
-    if !work.headers.opens && answers(&work.asked, tables, way ^ 1) {
+    let answers = if work.headers.opens { Answers::NOTHING } else { answers(&work.asked, tables, way ^ 1) };
+    if answers == Answers::ALLOWED {
         return NOT_ASKED;
     }
     let said = said_of_flow(&work.asked, tables, key, way);
-    if is_allowed(said) && note(&work.asked, tables, key, way) && said != NOT_ASKED {
+    let begins = is_allowed(said) && answers == Answers::NOTHING;
+    if begins && note(&work.asked, tables, key, way) && said != NOT_ASKED {
         work.occurred |= events::ALLOWED;
         work.allowed_by = said;
     }
@@ -199,6 +203,8 @@ enum Known {
     Never,
     /// It has been silent for too long to be answered.
     Silent,
+    /// The pod's policies have never allowed it: the other end's have.
+    Attempted,
     /// What the pod's policies said of it may no longer hold.
     Outdated,
     /// They allow it.
@@ -211,36 +217,52 @@ fn is_known<T: Tables>(asked: &Asked, tables: &mut T, flow: &FlowKey, way: u32) 
     let Asked { now, epoch, .. } = *asked;
     let patience = patience(flow.protocol);
     let known = tables.policy_flow(flow, |flow| {
-        if now.saturating_sub(flow.last_seen) > patience {
-            return Known::Silent;
-        }
         let judged = judged_in(flow, way);
-        if judged == 0 || judged != epoch {
-            return Known::Outdated;
+        if now.saturating_sub(flow.last_seen) > patience {
+            Known::Silent
+        } else if judged == 0 {
+            Known::Attempted
+        } else if judged != epoch {
+            Known::Outdated
+        } else {
+            see(flow, now);
+            Known::Allowed
         }
-        see(flow, now);
-        Known::Allowed
     });
     known.unwrap_or(Known::Never)
 }
 
-/// Whether the packet answers a flow that travels the other way, which is this one, and is allowed.
+/// What a packet answers. Numbers, which a register holds whole.
+struct Answers;
+
+impl Answers {
+    /// No flow that is known.
+    const NOTHING: u32 = 0;
+    /// One that is allowed.
+    const ALLOWED: u32 = 1;
+    /// One that isn't allowed any more.
+    const DENIED: u32 = 2;
+}
+
+/// What the packet answers: a flow that travels the other way, which is this one.
 #[inline(never)]
-fn answers<T: Tables>(asked: &Asked, tables: &mut T, way: u32) -> bool {
+fn answers<T: Tables>(asked: &Asked, tables: &mut T, way: u32) -> u32 {
     let back = asked.key.reversed();
-    match is_known(asked, tables, &back, way) {
-        Known::Allowed => return true,
-        Known::Silent => return false,
+    let known = is_known(asked, tables, &back, way);
+    match known {
+        Known::Allowed => return Answers::ALLOWED,
+        Known::Silent => return Answers::NOTHING,
         Known::Never if !looks_like_answer(&asked.key) || tables.policy_flow(&asked.key, |_| ()).is_some() => {
-            return false;
+            return Answers::NOTHING;
         }
-        Known::Never | Known::Outdated => {}
+        Known::Never | Known::Attempted | Known::Outdated => {}
     }
-    let allowed = is_allowed(said_of_flow(asked, tables, &back, way));
-    if allowed {
-        note(asked, tables, &back, way);
+    if !is_allowed(said_of_flow(asked, tables, &back, way)) {
+        // An attempt is no reason to deny the other end its own.
+        return if known == Known::Attempted { Answers::NOTHING } else { Answers::DENIED };
     }
-    allowed
+    note(asked, tables, &back, way);
+    Answers::ALLOWED
 }
 
 /// Notes when a flow's last packet passed.
@@ -274,8 +296,7 @@ fn patience(protocol: u32) -> u32 {
 /// What policies say of a flow that travels this way.
 #[inline(never)]
 fn said_of_flow<T: Tables>(asked: &Asked, tables: &T, flow: &FlowKey, way: u32) -> u32 {
-    let isolates = if way == OUT { PodValue::EGRESS_POLICY } else { PodValue::INGRESS_POLICY };
-    if asked.flags & isolates == 0 {
+    if !(PodPolicy { set: asked.set }).isolates(way) {
         return NOT_ASKED;
     }
     let peer = if way == OUT { flow.dst } else { flow.src };

@@ -65,7 +65,7 @@ fn judge_from_pod<P: Packet, T: Tables>(packet: &P, family: Family, work: &mut W
 fn goes<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
     translate::direct(work, tables, Sender::Pod);
     match &work.verdict {
-        Verdict::ToPod(pod) => pod.flags == 0,
+        Verdict::ToPod(pod) => pod.is_plain(),
         Verdict::Forward => true,
         _ => false,
     }
@@ -76,7 +76,7 @@ fn goes<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
 fn enters<P: Packet, T: Tables>(packet: &P, bare: &Bare, pod: &PodValue, work: &mut Work, tables: &mut T) -> bool {
     work.verdict = Verdict::ToPod(*pod);
     let suspected = pod.nat_protocols & suspects(bare.protocol) != 0;
-    pod.flags == 0 && (!suspected || headers::complete(packet, bare, &mut work.headers) && answers(work, tables))
+    pod.is_plain() && (!suspected || headers::complete(packet, bare, &mut work.headers) && answers(work, tables))
 }
 
 /// Undoes the translation of a packet that answers one; false: nobody knows yet whether it does.
@@ -118,7 +118,7 @@ fn judge_into_pod<P: Packet, T: Tables>(packet: &P, family: Family, work: &mut W
 pub fn to_pod<P: Packet, T: Tables>(packet: &P, family: Family, work: &mut Work, tables: &T) -> bool {
     work.verdict = Verdict::Pass;
     let Some(bare) = Bare::read(packet, family) else { return false };
-    tables.pod(&bare.dst).is_some_and(|pod| pod.flags == 0 && pod.nat_protocols & suspects(bare.protocol) == 0)
+    tables.pod(&bare.dst).is_some_and(|pod| pod.is_plain() && pod.nat_protocols & suspects(bare.protocol) == 0)
 }
 
 /// The clients' bits of the protocols that a packet of this one may be about.

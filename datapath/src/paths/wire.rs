@@ -135,7 +135,7 @@ fn place<T: Tables>(work: &Work, tables: &T, way_out: impl FnOnce(&Headers, &End
     match tables.pod(&work.ends.dst) {
         // An answer to a pod would be taken for one again on its way into the pod, and
         // policies are to see the true client.
-        Some(pod) if pod.flags & (PodValue::HELD | PodValue::POLICY) == 0 && !work.member.reverse => Taken::In,
+        Some(pod) if pod.flags & PodValue::HELD == 0 && !pod.is_judged() && !work.member.reverse => Taken::In,
         _ => Taken::Untouched,
     }
 }

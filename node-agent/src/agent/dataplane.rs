@@ -80,7 +80,7 @@ impl Dataplane {
         let links = Links::new(bpffs.links(), cgroup);
         let tables = Tables {
             services: KernelServiceTables::open(&maps)?,
-            pods: PodTables::open(&maps)?,
+            pods: PodTables::open(&maps, programs.fd(Program::ChangePod))?,
             policies: PolicyTables::open(&maps)?,
             node: NodeTables::open(&maps)?,
             stats: TableStats::open(&maps)?,

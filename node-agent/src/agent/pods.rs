@@ -139,14 +139,13 @@ impl KernelPods<'_> {
         let held = if pod.held { PodValue::HELD } else { 0 };
         let is_shaped = self.shaping.get(&pod.host_ifindex).is_some_and(|shaping| shaping.egress);
         let shaped = if is_shaped { PodValue::SHAPED } else { 0 };
-        let policy = self.policy(addr);
         PodValue {
             ifindex: pod.host_ifindex,
-            flags: held | shaped | policy.flags,
+            flags: held | shaped,
             nat_protocols: 0,
             mac: pod.pod_mac.0,
             pad: [0; 2],
-            policy_set: policy.set,
+            policy_set: self.policy(addr).set,
         }
     }
 }

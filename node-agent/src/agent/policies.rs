@@ -54,10 +54,7 @@ impl Policies {
         let mut in_force = HashMap::new();
         for (addr, value) in pods.entries()? {
             taken.insert(value.policy_set >> PodPolicy::GENERATION_SHIFT);
-            in_force.insert(
-                addr,
-                PodPolicy { set: value.policy_set, flags: value.flags & datapath::abi::PodValue::POLICY },
-            );
+            in_force.insert(addr, PodPolicy { set: value.policy_set });
         }
         taken.remove(&0);
         let generation = (1..=u8::MAX).find(|generation| !taken.contains(&u32::from(*generation)));

@@ -5,9 +5,9 @@
 
 use datapath::abi::{
     Addr, AffinityKey, AffinityValue, Backend, Event, EventControl, FlowKey, FlowValue, FragmentKey, FragmentValue,
-    FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, PolicyDenial,
-    PolicyFlow, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey, SocketPeerKey,
-    SocketPeerValue, SourceRangeKey, UplinkValue,
+    FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState, PodChange, PodNetns, PodValue,
+    PolicyDenial, PolicyFlow, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey,
+    SocketPeerKey, SocketPeerValue, SourceRangeKey, UplinkValue,
 };
 
 /// A type that is only its bytes.
@@ -45,6 +45,7 @@ plain!(
     NetworkValue,
     NodeConfig,
     NodeState,
+    PodChange,
     PodNetns,
     PodValue,
     PolicyDenial,
@@ -59,6 +60,12 @@ plain!(
     SourceRangeKey,
     UplinkValue,
 );
+
+/// The bytes of a value.
+pub(super) fn bytes<T: Plain>(value: &T) -> &[u8] {
+    // SAFETY: the type is only its bytes, none of which is padding.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
 
 /// A value whose bytes come first in `bytes`.
 ///

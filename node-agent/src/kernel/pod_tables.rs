@@ -3,23 +3,33 @@
 //! Invariant: a pod's entry that says the same as before is left alone, because
 //! the programs write to it too. This module must not know how a pod is wired.
 
-use std::path::Path;
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
 
-use datapath::abi::{Addr, PodNetns, PodValue};
+use datapath::abi::{Addr, PodChange, PodNetns, PodValue};
 
-use super::map::{MapError, Table};
+use super::{
+    map::{MapError, Table},
+    sys,
+};
 
 /// PODS and POD_NETNS.
 #[derive(Debug)]
 pub struct PodTables {
     by_address: Table<Addr, PodValue>,
     by_netns: Table<u64, PodNetns>,
+    change_pod: OwnedFd,
 }
 
 impl PodTables {
-    /// Opens the tables pinned in `dir`.
-    pub fn open(dir: &Path) -> Result<Self, MapError> {
-        Ok(Self { by_address: Table::open(dir, "PODS")?, by_netns: Table::open(dir, "POD_NETNS")? })
+    /// Opens the tables pinned in `dir`; `change_pod` is the program of this name over them.
+    pub fn open(dir: &Path, change_pod: BorrowedFd<'_>) -> Result<Self, MapError> {
+        let by_address: Table<Addr, PodValue> = Table::open(dir, "PODS")?;
+        let change_pod = change_pod.try_clone_to_owned().map_err(by_address.map().error("write to"))?;
+        Ok(Self { by_address, by_netns: Table::open(dir, "POD_NETNS")?, change_pod })
     }
 
     /// A pod's entry.
@@ -34,17 +44,27 @@ impl PodTables {
             && (old.ifindex, old.mac) == (value.ifindex, value.mac)
         {
             value.nat_protocols |= old.nat_protocols;
-            let changes = (old.policy_set, old.flags) != (value.policy_set, value.flags);
-            if changes && (old.flags | value.flags) & PodValue::HELD == 0 {
-                // A flow that begins meanwhile notes itself in the old entry. All are looked
-                // for in vain, at worst. (None begins while the pod is held.)
-                value.nat_protocols = u32::MAX;
-            }
             if old == value {
                 return Ok(());
             }
+            // A flow that begins meanwhile notes itself in the old entry. (None does while the
+            // pod is held.)
+            if (old.flags | value.flags) & PodValue::HELD == 0 {
+                return self.change(address, &value);
+            }
         }
         self.by_address.set(&address, &value)
+    }
+
+    /// Writes the words of an open pod's entry that are ours where they stand.
+    fn change(&self, addr: Addr, value: &PodValue) -> Result<(), MapError> {
+        let change = PodChange { addr, value: *value };
+        let returned = sys::run_on_frame(self.change_pod.as_fd(), &change);
+        let done = returned.and_then(|returned| match returned {
+            PodChange::WRITTEN => Ok(()),
+            _ => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+        });
+        done.map_err(self.by_address.map().error("write to"))
     }
 
     /// Removes a pod's entry.

@@ -162,11 +162,13 @@ pub enum Program {
     ToNetwork,
     /// What leaves by the overlay.
     ToOverlay,
+    /// No packet's: it writes to pods' entries for us.
+    ChangePod,
 }
 
 impl Program {
-    /// The programs of interfaces that are always needed.
-    const INTERFACE: [Self; 13] = [
+    /// The programs that are always needed.
+    const INTERFACE: [Self; 14] = [
         Self::FromPod,
         Self::FromShapedPod,
         Self::FromJudgedPod,
@@ -180,6 +182,7 @@ impl Program {
         Self::FromOverlay,
         Self::ToNetwork,
         Self::ToOverlay,
+        Self::ChangePod,
     ];
 
     /// Its name in the object.
@@ -201,6 +204,7 @@ impl Program {
             Self::FromOverlay => "from_overlay",
             Self::ToNetwork => "to_network",
             Self::ToOverlay => "to_overlay",
+            Self::ChangePod => "change_pod",
         }
     }
 }

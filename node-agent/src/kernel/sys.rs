@@ -19,7 +19,7 @@ use aya_obj::generated::{
     bpf_link_info, bpf_link_type, bpf_map_info, bpf_map_type, bpf_prog_info,
 };
 
-use super::plain::Plain;
+use super::plain::{self, Plain};
 
 fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<RawFd> {
     // SAFETY: every caller fills `attr` as the command demands, with pointers that outlive the call.
@@ -297,6 +297,21 @@ pub(super) fn map_read_batch(
     cursor.at = next;
     // SAFETY: the kernel wrote the number of entries that it copied.
     Ok(unsafe { attr.batch.count })
+}
+
+/// Runs a tc program on a frame whose payload is `value`, which goes nowhere; what it returns.
+pub(super) fn run_on_frame<V: Plain>(program: BorrowedFd<'_>, value: &V) -> io::Result<u32> {
+    const ETHERNET: usize = 14;
+    let mut frame = vec![0_u8; ETHERNET];
+    frame.extend_from_slice(plain::bytes(value));
+    let mut attr = zeroed();
+    attr.test.prog_fd = raw(program);
+    attr.test.data_in = frame.as_ptr() as u64;
+    attr.test.data_size_in = frame.len() as u32;
+    attr.test.repeat = 1;
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
+    // SAFETY: the kernel wrote what the program returned.
+    Ok(unsafe { attr.test.retval })
 }
 
 /// Creates an array map of one `u32`, or of one map like `inner`.

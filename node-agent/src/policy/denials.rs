@@ -21,7 +21,7 @@ impl PolicyEngine {
             return self.rule_name(denial.rule).cloned().map(DeniedBy::Rule);
         }
         let direction = Direction::of(denial.direction)?;
-        let set = denial.set & !(u32::MAX << PodPolicy::GENERATION_SHIFT);
+        let set = denial.set & !(u32::MAX << PodPolicy::GENERATION_SHIFT | PodPolicy::BOTH);
         self.sets.get(set)?;
         let versions = self.sets.key(set).versions.iter().map(|version| &self.versions[*version]);
         let isolating = versions.filter(|version| version.isolates(direction));
@@ -30,7 +30,7 @@ impl PolicyEngine {
 
     /// Every counter that something in force has.
     pub fn counters(&self) -> impl Iterator<Item = (PolicyDenial, DeniedBy)> {
-        let sets = self.sets.iter().map(|(set, _)| self.number(set));
+        let sets = self.sets.iter().map(|(set, _)| self.set_number(set));
         let defaults = sets
             .flat_map(|set| Direction::ALL.map(|direction| PolicyDenial { rule: 0, set, direction: direction as u32 }));
         let rules = self.rules.iter().map(|(rule, name)| PolicyDenial {
@@ -55,7 +55,7 @@ impl PolicyEngine {
 
     /// Removes what was counted of a set's default.
     pub(super) fn uncount_set(&self, set: u32) -> impl Iterator<Item = PolicyOp> + use<> {
-        let set = self.number(set);
+        let set = self.set_number(set);
         Direction::ALL
             .into_iter()
             .map(move |direction| PolicyOp::Uncount(PolicyDenial { rule: 0, set, direction: direction as u32 }))

@@ -8,7 +8,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use datapath::abi::{Addr, PodPolicy, PodValue};
+use datapath::abi::{Addr, PodPolicy};
 use fnv::{FnvHashMap, FnvHashSet};
 
 use super::{
@@ -270,11 +270,7 @@ impl PolicyEngine {
     }
 
     fn pod_policy(&self, set: u32) -> PodPolicy {
-        let Some(found) = self.sets.get(set) else { return PodPolicy::NONE };
-        let flag = |direction, flag| if found.isolates(direction) { flag } else { 0 };
-        let flags =
-            flag(Direction::Ingress, PodValue::INGRESS_POLICY) | flag(Direction::Egress, PodValue::EGRESS_POLICY);
-        PodPolicy { set: self.number(set), flags }
+        if self.sets.get(set).is_some() { PodPolicy { set: self.set_number(set) } } else { PodPolicy::NONE }
     }
 
     /// Puts what changed into writes, which are to be made in order.

@@ -15,9 +15,15 @@ use super::{
 };
 
 impl PolicyEngine {
-    /// The number of a set, or of a list of ports, in the tables.
+    /// The number of a list of ports, in the tables.
     pub(super) fn number(&self, id: u32) -> u32 {
         self.generation << PodPolicy::GENERATION_SHIFT | id
+    }
+
+    /// The number of a set, in the tables, see [`PodPolicy::set`].
+    pub(super) fn set_number(&self, set: u32) -> u32 {
+        let isolated = Direction::ALL.into_iter().filter(|direction| self.sets[set].isolates(*direction));
+        isolated.fold(self.number(set), |number, direction| number | PodPolicy::isolated(direction as u32))
     }
 
     pub(super) fn network_key(&self, network: &Network) -> PolicyNetworkKey {
@@ -29,7 +35,7 @@ impl PolicyEngine {
     }
 
     fn verdict_key(&self, set: u32, class: u32, direction: Direction) -> PolicyVerdictKey {
-        PolicyVerdictKey { set: self.number(set), class, direction: direction as u32 }
+        PolicyVerdictKey { set: self.set_number(set), class, direction: direction as u32 }
     }
 
     /// The class of these items; nothing at all is class 0.

@@ -78,6 +78,13 @@ fn a_bad_part_allows_nothing_and_the_rest_holds() {
         (and_80(json!({"port": 99999999999_i64})), "ports[0].port", true, false),
         (and_80(json!({"port": true})), "ports[0].port", true, false),
         (and_80(json!({"port": "nobody-has-it"})), "", true, false),
+        (only(json!({"port": "nobody-has-it"})), "", false, false),
+        (from(json!({"podSelector": {"matchLabels": {"app": "nobody"}}})), "", false, false),
+        (from(json!({"namespaceSelector": {"matchLabels": {"team": "nobody"}}})), "", false, false),
+        (from(json!({"podSelector": {}, "namespaceSelector": {"matchLabels": {"team": "nobody"}}})), "", false, false),
+        (json!({"podSelector": {"matchLabels": {"app": "nobody"}}, "ingress": []}), "", true, true),
+        (from(json!({"ipBlock": {"cidr": "2001:db8::/129"}})), "ipBlock.cidr: \"2001:db8::/129\"", false, false),
+        (from(json!({"ipBlock": {"cidr": "0.0.0.0/0", "except": ["::/0"]}})), "is not within", true, true),
         (json!({"podSelector": {}, "ingress": [7, {"ports": [good]}]}), "spec.ingress[0]: invalid type", true, false),
         (
             json!({"podSelector": {}, "ingress": [{"from": 7}, {"ports": [good]}]}),
@@ -99,6 +106,48 @@ fn a_bad_part_allows_nothing_and_the_rest_holds() {
     ] {
         check(spec, message, at_80, at_81);
     }
+}
+
+/// The same of what a client sends, and the policies beside a bad one.
+#[test]
+fn a_bad_policy_takes_nothing_from_others_and_adds_nothing_to_them() {
+    let mut node = Product::new("own");
+    node.apply(pod("x/client", "own", "10.0.0.1", json!({"app": "client"})));
+    node.apply(pod("x/server", "other", "10.0.0.2", json!({"app": "server"})));
+    let egress = |to: Value, port: u16| json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": [to], "ports": [{"port": port}]}]});
+    assert_eq!(node.apply(policy("x/good", egress(json!({"podSelector": {}}), 80))), "");
+    let bad = [
+        (json!({"ipBlock": {"cidr": "10.0.0.0/33"}}), "spec.egress[0].to[0].ipBlock.cidr"),
+        (
+            json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.0.0.0/8x"]}}),
+            "spec.egress[0].to[0].ipBlock.except[0]",
+        ),
+        (
+            json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "Like", "values": ["s"]}]}}),
+            "spec.egress[0].to[0].podSelector.matchExpressions[0].operator",
+        ),
+    ];
+    for (peer, field) in bad {
+        let said = node.apply(policy("x/bad", egress(peer, 81)));
+        assert!(said.contains(field), "{said}");
+        assert!(node.lets_out(tcp("10.0.0.1", "10.0.0.2", 80)), "{field}: the other policy allows it");
+        assert!(!node.lets_out(tcp("10.0.0.1", "10.0.0.2", 81)), "{field}: nobody does");
+    }
+}
+
+#[test]
+fn ten_thousand_selectors_in_one_policy() {
+    let mut node = Product::new("own");
+    node.apply(pod("x/server", "own", "10.0.0.1", json!({"app": "server"})));
+    node.apply(pod("x/client", "other", "10.0.0.2", json!({"app": "app-9999"})));
+    node.apply(pod("x/stranger", "other", "10.0.0.3", json!({"app": "stranger"})));
+    let peers: Vec<Value> =
+        (0..10_000).map(|n| json!({"podSelector": {"matchLabels": {"app": format!("app-{n}")}}})).collect();
+    let began = std::time::Instant::now();
+    assert_eq!(node.apply(policy("x/p", json!({"podSelector": {}, "ingress": [{"from": peers}]}))), "");
+    println!("10,000 selectors: {:?}", began.elapsed());
+    assert!(node.lets_in(tcp("10.0.0.2", "10.0.0.1", 80)));
+    assert!(!node.lets_in(tcp("10.0.0.3", "10.0.0.1", 80)));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use datapath::{
-    abi::{Addr, Be16, PodPolicy, PodValue, PolicyDenial, direction, protocol},
+    abi::{Addr, Be16, PodPolicy, PolicyDenial, direction, protocol},
     memory::MemoryPolicy,
     policy::{Question, is_allowed, judge},
 };
@@ -126,12 +126,12 @@ impl Product {
 
     /// The rule that allows a packet to leave the pod that sends it; `None`: nothing isolates that pod so.
     pub fn egress(&self, packet: Packet<'_>) -> Option<u32> {
-        self.ask(packet.src, PodValue::EGRESS_POLICY, direction::EGRESS, packet.dst, packet)
+        self.ask(packet.src, direction::EGRESS, packet.dst, packet)
     }
 
     /// The rule that allows a packet into the pod that gets it.
     pub fn ingress(&self, packet: Packet<'_>) -> Option<u32> {
-        self.ask(packet.dst, PodValue::INGRESS_POLICY, direction::INGRESS, packet.src, packet)
+        self.ask(packet.dst, direction::INGRESS, packet.src, packet)
     }
 
     pub fn lets_out(&self, packet: Packet<'_>) -> bool {
@@ -142,9 +142,9 @@ impl Product {
         self.ingress(packet).is_none_or(is_allowed)
     }
 
-    fn ask(&self, pod: IpAddr, flag: u32, direction: u32, peer: IpAddr, packet: Packet<'_>) -> Option<u32> {
+    fn ask(&self, pod: IpAddr, direction: u32, peer: IpAddr, packet: Packet<'_>) -> Option<u32> {
         let policy = self.pods.get(&pod.into()).copied().unwrap_or(PodPolicy::NONE);
-        if policy.flags & flag == 0 {
+        if !policy.isolates(direction) {
             return None;
         }
         let protocol = match packet.protocol {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use datapath::abi::{PolicyPeerKey, PolicyVerdict, PolicyVerdictKey};
+use datapath::abi::{PodPolicy, PolicyPeerKey, PolicyVerdict, PolicyVerdictKey};
 use node_agent::model::objects::Kind;
 use serde_json::{Map, Value, json};
 
@@ -304,7 +304,8 @@ fn view(product: &Product) -> impl PartialEq + std::fmt::Debug {
         });
         said.collect::<Vec<_>>()
     };
-    let pods: Vec<_> = pods.iter().map(|(addr, policy)| (**addr, policy.flags, of_pod(policy.set))).collect();
+    let pods: Vec<_> =
+        pods.iter().map(|(addr, policy)| (**addr, policy.set & PodPolicy::BOTH, of_pod(policy.set))).collect();
     let sizes = (product.tables.verdicts.len(), product.tables.ports.len());
     (pods, sizes, engine.sizes())
 }

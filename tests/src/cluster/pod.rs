@@ -87,6 +87,11 @@ impl Pod {
         self.capabilities.iter().fold(call, |call, (name, value)| call.capability(name, value.clone()))
     }
 
+    /// Its Pod object, as it was made.
+    pub fn manifest(&self) -> &Value {
+        &self.manifest
+    }
+
     /// Its addresses, IPv4 first.
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses

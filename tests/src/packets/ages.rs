@@ -4,7 +4,7 @@ use std::{collections::HashMap, thread, time::Duration};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use datapath::{
-    abi::{AffinityKey, AffinityValue, FlowKey, FlowValue},
+    abi::{AffinityKey, AffinityValue, FlowKey, FlowValue, PolicyFlow},
     memory::MemoryTables,
 };
 use nix::time::{ClockId, clock_gettime};
@@ -23,7 +23,9 @@ pub(super) struct Clock {
 impl Clock {
     /// Now; on a machine that has just booted, as soon as nothing in the tables is older than it.
     pub(super) fn at(tables: &MemoryTables) -> Result<Self> {
-        let flows = tables.flows.values().map(|flow| u64::from(flow.last_seen) * NANOS_PER_SECOND);
+        let translated = tables.flows.values().map(|flow| flow.last_seen);
+        let judged = tables.policy_flows.values().map(|flow| flow.last_seen);
+        let flows = translated.chain(judged).map(|seen| u64::from(seen) * NANOS_PER_SECOND);
         let oldest = tables.affinity.values().map(|bound| bound.last_used).chain(flows).min().unwrap_or(tables.now);
         let age = tables.now - oldest;
         loop {
@@ -48,6 +50,12 @@ impl Clock {
     /// The flows as the kernel's clock has them.
     pub(super) fn flows_for_kernel(&self, flows: &HashMap<FlowKey, FlowValue>) -> HashMap<FlowKey, FlowValue> {
         flows.iter().map(|(key, flow)| (*key, FlowValue { last_seen: self.seconds(flow.last_seen), ..*flow })).collect()
+    }
+
+    /// The judged flows, likewise.
+    pub(super) fn policy_flows_for_kernel(&self, flows: &HashMap<FlowKey, PolicyFlow>) -> HashMap<FlowKey, PolicyFlow> {
+        let aged = |flow: &PolicyFlow| PolicyFlow { last_seen: self.seconds(flow.last_seen), ..*flow };
+        flows.iter().map(|(key, flow)| (*key, aged(flow))).collect()
     }
 
     /// The clients' bindings, likewise.

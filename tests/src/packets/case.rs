@@ -7,7 +7,7 @@ use datapath::{
     met::Met,
 };
 
-use super::{build::Packet, place::Place, world::World};
+use super::{build::Packet, place::Place, policies::JUDGED_IFINDEX, world::World};
 
 /// Where a packet is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,6 +16,10 @@ pub enum Program {
     FromPod,
     /// What a pod sends whose traffic somebody shapes.
     FromShapedPod,
+    /// What a pod sends that some policy selects.
+    FromJudgedPod,
+    /// The same where both is so.
+    FromJudgedShapedPod,
     /// What a held pod sends.
     FromHeldPod,
     /// What the node itself sends to a pod.
@@ -42,9 +46,11 @@ pub enum Program {
 
 impl Program {
     /// Every one.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::FromPod,
         Self::FromShapedPod,
+        Self::FromJudgedPod,
+        Self::FromJudgedShapedPod,
         Self::FromHeldPod,
         Self::NodeToPod,
         Self::DeviceToPod,
@@ -65,6 +71,8 @@ impl Program {
         match self {
             Self::FromPod => Met::FromPod,
             Self::FromShapedPod => Met::FromShapedPod,
+            Self::FromJudgedPod => Met::FromJudgedPod(JUDGED_IFINDEX),
+            Self::FromJudgedShapedPod => Met::FromJudgedShapedPod(JUDGED_IFINDEX),
             Self::FromHeldPod => Met::FromHeldPod,
             Self::NodeToPod | Self::DeviceToPod => Met::ToPod { from_node: true },
             Self::ForwardedToPod => Met::ToPod { from_node: false },

@@ -5,7 +5,8 @@
 
 use datapath::abi::{
     Addr, AffinityKey, AffinityValue, Backend, Be16, BlockRef, Event, EventControl, FlowKey, FlowValue, FragmentKey,
-    FragmentValue, FrontendKey, FrontendValue, NetworkValue, NodeConfig, NodeState, PodValue,
+    FragmentValue, FrontendKey, FrontendValue, NetworkValue, NodeConfig, NodeState, PodValue, PolicyDenial, PolicyFlow,
+    PolicyPeerKey, PolicyVerdict, PolicyVerdictKey,
 };
 
 /// A type with a fixed place for each of its bytes.
@@ -104,6 +105,11 @@ structures! {
     FlowValue { src, dst, src_port, dst_port, service, backend, generation, flags, last_seen }
     FragmentKey { src, dst, id, protocol }
     FragmentValue { src_port, dst_port, protocol }
+    PolicyPeerKey { addr, generation }
+    PolicyVerdictKey { set, class, direction }
+    PolicyVerdict { rule, ports }
+    PolicyFlow { last_seen, egress, ingress }
+    PolicyDenial { rule, set, direction }
     Event {
         time, src, dst, new_src, new_dst, src_port, dst_port, new_src_port, new_dst_port, service, backend, rule, reason,
         set, kind, hook, protocol, pad

@@ -6,6 +6,7 @@
 
 mod frame;
 mod maps;
+mod policy;
 
 use std::{path::Path, process::Command};
 
@@ -36,9 +37,11 @@ use super::{
 };
 
 /// The programs that see packets.
-const PROGRAMS: [&str; 10] = [
+const PROGRAMS: [&str; 12] = [
     "from_pod",
     "from_shaped_pod",
+    "from_judged_pod",
+    "from_judged_shaped_pod",
     "from_held_pod",
     "to_pod",
     "from_host",
@@ -55,6 +58,23 @@ const ROUTES: &str = "\
     ip link set lo up && \
     ip link add out type veth peer name far && ip link set out up && ip link set far up && \
     ip route add default dev out && ip -6 route add default dev out";
+
+/// The hashes.
+const HASHES: [&str; 13] = [
+    "FRONTENDS",
+    "AFFINITY",
+    "PODS",
+    "POD_NETNS",
+    "NETWORKS",
+    "FLOWS",
+    "FRAGMENTS",
+    "SOCKET_PEERS",
+    "POLICY_PEERS",
+    "POLICY_VERDICTS",
+    "POLICY_FLOWS",
+    "POLICY_DENIALS",
+    "SERVICE_CONNECTIONS",
+];
 
 /// The ring in which programs tell what happens.
 const EVENTS: &str = "EVENTS";
@@ -107,17 +127,7 @@ impl Kernel {
         let routed = Command::new("sh").args(["-c", ROUTES]).status().context("running sh")?;
         ensure!(routed.success(), "cannot make routes");
         let mut loader = EbpfLoader::new();
-        for table in [
-            "FRONTENDS",
-            "AFFINITY",
-            "PODS",
-            "POD_NETNS",
-            "NETWORKS",
-            "FLOWS",
-            "FRAGMENTS",
-            "SOCKET_PEERS",
-            "SERVICE_CONNECTIONS",
-        ] {
+        for table in HASHES {
             if let Some(entries) = entries {
                 loader.map_max_entries(table, entries);
             }
@@ -227,6 +237,8 @@ impl Kernel {
         let (name, came_by) = match program {
             Program::FromPod => ("from_pod", UPLINK),
             Program::FromShapedPod => ("from_shaped_pod", UPLINK),
+            Program::FromJudgedPod => ("from_judged_pod", UPLINK),
+            Program::FromJudgedShapedPod => ("from_judged_shaped_pod", UPLINK),
             Program::FromHeldPod => ("from_held_pod", UPLINK),
             Program::NodeToPod => ("to_pod", 0),
             Program::DeviceToPod => ("to_pod", HOST_IFINDEX),

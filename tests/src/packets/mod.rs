@@ -6,7 +6,7 @@
 //!           └ and the same again from the programs, byte for byte
 //! ```
 //!
-//! [`place`] and [`world`] say who is where, [`build`] writes packets, [`check`] reads them with a
+//! [`place`], [`world`] and [`policies`] say who is where and what is allowed, [`build`] writes packets, [`check`] reads them with a
 //! library that the datapath doesn't use, [`case`] is the table's shape and [`cases`] the table,
 //! [`stream`] makes random worlds and packets. [`host`] and [`kernel`] run them,
 //! the latter by the [`object`].
@@ -21,6 +21,7 @@ pub mod host;
 pub mod kernel;
 pub mod object;
 pub mod place;
+pub mod policies;
 pub mod stream;
 pub mod wire;
 pub mod world;

@@ -5,13 +5,14 @@
 
 use std::net::SocketAddr;
 
-use datapath::abi::{Family, FrontendValue, protocol};
+use datapath::abi::{Family, FrontendValue, PolicyVerdict, protocol};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use super::{
     build::{self, Packet, Transport},
     case::{Frame, Program},
     place::{FAMILIES, Place},
+    policies::{BOTH, Ports},
     world::{ServicePort, World},
 };
 
@@ -51,7 +52,8 @@ pub fn plain_world() -> impl Strategy<Value = World> {
     let service = (option::weighted(0.9, backend()), any::<bool>(), select(&[0u32, 10][..]));
     let kinds = [0, FrontendValue::KEEP_CLIENT, FrontendValue::DROP_EXTERNAL];
     let external = (option::weighted(0.9, backend()), select(kinds.to_vec()), any::<bool>());
-    (vec(service, 6), vec(external, 6), 0u8..8, any::<bool>()).prop_map(|(services, external, held, masquerades)| {
+    let parts = (vec(service, 6), vec(external, 6), 0u8..8, any::<bool>(), vec(option::weighted(0.3, judged()), 2));
+    parts.prop_map(|(services, external, held, masquerades, judged)| {
         let mut world = World::new();
         if masquerades {
             world = world.masquerading();
@@ -77,8 +79,58 @@ pub fn plain_world() -> impl Strategy<Value = World> {
             });
         }
         world.hold(Place::Pod(3), held == 0);
+        for (pod, judged) in [Place::Pod(1), Place::Pod(2)].into_iter().zip(judged) {
+            if let Some(judged) = judged {
+                judge(&mut world, pod, judged);
+            }
+        }
         world
     })
+}
+
+/// What a pod's policies say.
+#[derive(Clone, Copy, Debug)]
+struct Judged {
+    /// The isolated direction, or both.
+    isolated: Option<u32>,
+    /// What is said of anybody, and of one class of pods and of networks.
+    said: [Option<u32>; 3],
+    /// Whether some ports have rules of their own.
+    ports: bool,
+}
+
+fn judged() -> impl Strategy<Value = Judged> {
+    let isolated = option::of(select(&BOTH[..]));
+    let rule = option::of(select(&[7, PolicyVerdict::DENY | 8, PolicyVerdict::DENY, PolicyVerdict::DEFAULT_ALLOW][..]));
+    (isolated, [rule.clone(), rule.clone(), rule], any::<bool>()).prop_map(|(isolated, said, ports)| Judged {
+        isolated,
+        said,
+        ports,
+    })
+}
+
+fn judge(world: &mut World, pod: Place, judged: Judged) {
+    const PODS: u32 = 1;
+    const NETWORK: u32 = 2;
+    let isolated = judged.isolated.map_or(BOTH.to_vec(), |direction| vec![direction]);
+    world.judge(pod, &isolated);
+    world.class_pod(Place::Pod(3), PODS);
+    world.class_pod(Place::RemotePod, PODS);
+    world.class_network(Place::Outside, [24, 48], NETWORK);
+    world.class_network(Place::Pod(1), [16, 32], NETWORK);
+    let list = Ports(9);
+    for protocol in PROTOCOLS {
+        world.rule_for(list, protocol, 8080, 16, 5);
+        world.rule_for(list, protocol, 80, 12, PolicyVerdict::DENY | 6);
+    }
+    for direction in isolated {
+        for (class, rule) in (0..).zip(judged.said) {
+            let ports = if judged.ports { list.number() } else { 0 };
+            if let Some(rule) = rule {
+                world.say(pod, direction, class, PolicyVerdict { rule, ports });
+            }
+        }
+    }
 }
 
 /// A packet somewhere: mostly a whole one, now and then a broken one.

@@ -17,7 +17,7 @@ mod route;
 mod story;
 
 use datapath::{
-    abi::{Addr, Be16, Family, FlowKey, FrontendValue, NetworkValue, PodValue, protocol},
+    abi::{Addr, Be16, Family, FlowKey, FrontendValue, NetworkValue, PodPolicy, protocol},
     destination::{self, Destination},
     memory::MemorySocket,
     paths::{Verdict, Work},
@@ -263,7 +263,7 @@ impl<T: Tables> Asked<'_, T> {
         let protocol = self.probe.number(becomes.addr.family());
         let port = if self.probe.has_ports() { Be16::new(becomes.port) } else { Be16::ZERO };
         if let Place::FromPod(pod) = place
-            && pod.flags & PodValue::EGRESS_POLICY != 0
+            && (PodPolicy { set: pod.policy_set }).isolates(EGRESS)
         {
             let question = datapath::policy::Question {
                 set: pod.policy_set,
@@ -279,7 +279,7 @@ impl<T: Tables> Asked<'_, T> {
         }
         let from_node = place == Place::NodeToPod || self.client.kind == ClientKind::Node;
         let pod = self.tables.pod(&becomes.addr).copied();
-        if let Some(pod) = pod.filter(|pod| pod.flags & PodValue::INGRESS_POLICY != 0) {
+        if let Some(pod) = pod.filter(|pod| PodPolicy { set: pod.policy_set }.isolates(INGRESS)) {
             let peer = self.client.addr;
             let question = datapath::policy::Question { set: pod.policy_set, direction: INGRESS, peer, protocol, port };
             self.story.policy(self.tables, &becomes.addr, &question, from_node);

@@ -15,6 +15,8 @@ use node_agent::{
 };
 use serde_json::Value;
 
+mod in_force;
+
 use super::cold_start::resident;
 use crate::{
     bench::{
@@ -123,10 +125,13 @@ pub(super) fn run_at_scale(context: &mut Context) -> Result<Vec<Section>> {
             relabelled.push(began.elapsed().as_secs_f64() * 1e3);
         }
     }
-    let (started, memory, in_force, mut tables) = through_agent(starts)?;
+    let OfAgent { started, memory, in_force, packets, mut tables } = through_agent(starts)?;
     section.check("Objects to writes, from cold", median(&cold), "ms", Target::AtMost(2000.0));
     section.check("One pod relabelled, at most", quantile(&relabelled, 1.0), "ms", Target::AtMost(5.0));
     section.check("The agent's resident memory", median(&memory), "MiB", Target::Below(128.0));
+    for (what, samples) in &packets {
+        section.check(format!("{what} to packet, p99"), quantile(samples, 0.99), "ms", Target::AtMost(10.0));
+    }
     section.table = vec![vec!["table".into(), "entries".into(), "capacity".into()]];
     section.table.append(&mut tables);
     let series = |name: &str, samples: Vec<f64>| Series { name: name.into(), samples };
@@ -136,11 +141,18 @@ pub(super) fn run_at_scale(context: &mut Context) -> Result<Vec<Section>> {
         series("process to in sync", started),
         series("manifest renamed to class flipped", in_force),
     ];
+    section.series.extend(packets.into_iter().map(|(what, samples)| series(&format!("{what} to packet"), samples)));
     section.notes.push(format!(
         "In this process: the engine alone, from objects in memory to writes. Resident memory ({}) and tables: of the \
          agent's process, reading manifests.",
         with_unit(median(&memory), "MiB")
     ));
+    section.notes.push(
+        "To packet: of an established UDP flow between two pods of the node, a datagram every 100 µs, from the \
+         manifest's rename until the first datagram passes that is allowed again, or the last one was sent that \
+         passes though it isn't any more."
+            .into(),
+    );
     Ok(vec![section])
 }
 
@@ -178,12 +190,25 @@ fn relabel(pod: &Pod, number: usize) -> Pod {
     pod
 }
 
-/// Seconds to in sync, MiB then, milliseconds of each change, and how full the tables are.
-type OfAgent = (Vec<f64>, Vec<f64>, Vec<f64>, Vec<Vec<String>>);
+/// What was measured of the agent's process.
+#[derive(Default)]
+struct OfAgent {
+    /// Milliseconds to in sync.
+    started: Vec<f64>,
+    /// MiB then.
+    memory: Vec<f64>,
+    /// Milliseconds from a change to the table.
+    in_force: Vec<f64>,
+    /// The same to the packet, by what changed.
+    packets: Vec<(&'static str, Vec<f64>)>,
+    /// How full the tables are.
+    tables: Vec<Vec<String>>,
+}
 
 fn through_agent(starts: usize) -> Result<OfAgent> {
-    let (mut started, mut memory, mut in_force, mut tables) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..starts {
+    let mut of_agent = OfAgent::default();
+    let OfAgent { started, memory, in_force, packets, tables } = &mut of_agent;
+    for round in 0..starts {
         let cluster = Cluster::of_one(&[]);
         let node = cluster.node();
         node.kill_agent();
@@ -195,10 +220,13 @@ fn through_agent(starts: usize) -> Result<OfAgent> {
         node.wait_for_sync();
         started.push(begun.elapsed().as_secs_f64() * 1e3);
         memory.push(resident(node)?);
-        tables = fill(node);
+        *tables = fill(node);
         in_force.append(&mut relabel_through_agent(&cluster)?);
+        if round + 1 == starts {
+            *packets = in_force::changes_to_packets(&cluster)?;
+        }
     }
-    Ok((started, memory, in_force, tables))
+    Ok(of_agent)
 }
 
 fn fill(node: &Node) -> Vec<Vec<String>> {

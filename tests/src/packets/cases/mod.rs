@@ -11,6 +11,7 @@ mod headers;
 mod north_south;
 mod outside;
 mod pods;
+mod policies;
 mod refusals;
 mod selection;
 mod services;
@@ -91,6 +92,7 @@ pub fn all() -> Vec<Case> {
         fragments::cases(),
         errors::cases(),
         pods::cases(),
+        policies::cases(),
         north_south::cases(),
         direct::cases(),
         outside::cases(),

@@ -30,11 +30,16 @@ fn leaves_by_overlay(program: Program) -> bool {
     matches!(program, Program::ToOverlay | Program::ForwardedToOverlay)
 }
 
+/// Whether somebody's queueing discipline has the packet next.
+fn is_shaped(program: Program) -> bool {
+    matches!(program, Program::FromShapedPod | Program::FromJudgedShapedPod)
+}
+
 /// Whether the packet goes where the verdict says by going on.
 pub(super) fn goes_on(program: Program, verdict: Verdict) -> bool {
     match verdict {
-        Verdict::Tunnel(_) => leaves_by_overlay(program) || program == Program::FromShapedPod,
-        Verdict::ToPod(_) | Verdict::Forward => program == Program::FromShapedPod,
+        Verdict::Tunnel(_) => leaves_by_overlay(program) || is_shaped(program),
+        Verdict::ToPod(_) | Verdict::Forward => is_shaped(program),
         _ => false,
     }
 }
@@ -43,12 +48,18 @@ pub(super) fn goes_on(program: Program, verdict: Verdict) -> bool {
 pub(super) fn expected_frame(record: &Record, sent: &[u8]) -> Vec<u8> {
     let program = record.program;
     let (to, from) = match (record.verdict, program) {
-        (Verdict::ToPod(_) | Verdict::Tunnel(_), Program::FromShapedPod) => (receiver(program), SENDER_MAC),
+        (Verdict::ToPod(_) | Verdict::Tunnel(_), program) if is_shaped(program) => (receiver(program), SENDER_MAC),
         (Verdict::ToPod(pod), _) => (pod.mac, GATEWAY_MAC),
         (Verdict::Answer | Verdict::Reroute, Program::FromHost) => (GATEWAY_MAC, SENDER_MAC),
-        (Verdict::Answer, Program::FromPod | Program::FromShapedPod | Program::FromNetwork | Program::FromOverlay) => {
-            (SENDER_MAC, receiver(program))
-        }
+        (
+            Verdict::Answer,
+            Program::FromPod
+            | Program::FromShapedPod
+            | Program::FromJudgedPod
+            | Program::FromJudgedShapedPod
+            | Program::FromNetwork
+            | Program::FromOverlay,
+        ) => (SENDER_MAC, receiver(program)),
         (Verdict::Answer | Verdict::Reroute, _) => (GATEWAY_MAC, GATEWAY_MAC),
         (Verdict::Tunnel(_), _) if leaves_by_overlay(program) => (GATEWAY_MAC, GATEWAY_MAC),
         _ => (receiver(program), SENDER_MAC),

@@ -71,6 +71,7 @@ impl Maps<'_> {
         self.fill::<20, 16>("AFFINITY", encode(&clock.affinity_for_kernel(&tables.affinity)))?;
         self.fill::<40, 8>("FRAGMENTS", encode(&tables.fragments))?;
         self.fill_source_ranges(tables)?;
+        self.fill_policy(tables, clock)?;
         let map = self.0.map_mut("NETWORKS").context("the object has no NETWORKS")?;
         let mut networks: lpm_trie::LpmTrie<_, [u8; 16], [u8; 20]> = map.try_into()?;
         for (key, network) in &tables.networks {
@@ -138,7 +139,11 @@ impl Maps<'_> {
         BpfHashMap::try_from(map).with_context(|| name.to_owned())
     }
 
-    fn fill<const K: usize, const V: usize>(&mut self, name: &str, entries: BTreeMap<[u8; K], [u8; V]>) -> Result<()> {
+    pub(super) fn fill<const K: usize, const V: usize>(
+        &mut self,
+        name: &str,
+        entries: BTreeMap<[u8; K], [u8; V]>,
+    ) -> Result<()> {
         let present = self.contents::<K, V>(name)?;
         let mut map = self.hash::<K, V>(name)?;
         for key in present.keys().filter(|key| !entries.contains_key(*key)) {
@@ -150,7 +155,10 @@ impl Maps<'_> {
         Ok(())
     }
 
-    fn contents<const K: usize, const V: usize>(&mut self, name: &str) -> Result<BTreeMap<[u8; K], [u8; V]>> {
+    pub(super) fn contents<const K: usize, const V: usize>(
+        &mut self,
+        name: &str,
+    ) -> Result<BTreeMap<[u8; K], [u8; V]>> {
         self.hash::<K, V>(name)?.iter().map(|entry| entry.with_context(|| name.to_owned())).collect()
     }
 
@@ -182,7 +190,8 @@ impl Maps<'_> {
         let state = NodeState::from_bytes(&self.array::<4>("NODE_STATE")?.get(&0, 0)?);
         ensure!(state == after.node_state, "NODE_STATE\n  kernel {state:?}\n  host   {:?}", after.node_state);
         let fragments: HashMap<FragmentKey, FragmentValue> = decode(&self.contents::<40, 8>("FRAGMENTS")?);
-        same_but_for_time("FRAGMENTS", &fragments, &after.fragments, |ports| (*ports, 0))
+        same_but_for_time("FRAGMENTS", &fragments, &after.fragments, |ports| (*ports, 0))?;
+        self.compare_policy(after, clock)
     }
 
     /// Counters of all CPUs together.
@@ -196,7 +205,7 @@ impl Maps<'_> {
     }
 }
 
-fn cpus() -> Result<usize> {
+pub(super) fn cpus() -> Result<usize> {
     nr_cpus().map_err(|(what, error)| anyhow!("{what}: {error}"))
 }
 
@@ -204,13 +213,13 @@ fn cpus() -> Result<usize> {
 const EMPTY_BACKEND: Backend =
     Backend { addr: Addr::UNSPECIFIED, port: Be16::ZERO, flags: 0, service: 0, generation: 0, pad: 0 };
 
-fn encode<K: Encode, V: Encode, const KB: usize, const VB: usize>(
+pub(super) fn encode<K: Encode, V: Encode, const KB: usize, const VB: usize>(
     table: &HashMap<K, V>,
 ) -> BTreeMap<[u8; KB], [u8; VB]> {
     table.iter().map(|(key, value)| (key.bytes(), value.bytes())).collect()
 }
 
-fn decode<K: Encode + Eq + Hash, V: Encode, const KB: usize, const VB: usize>(
+pub(super) fn decode<K: Encode + Eq + Hash, V: Encode, const KB: usize, const VB: usize>(
     table: &BTreeMap<[u8; KB], [u8; VB]>,
 ) -> HashMap<K, V> {
     table.iter().map(|(key, value)| (K::from_bytes(key), V::from_bytes(value))).collect()
