@@ -75,6 +75,7 @@ struct Inner {
     entries: Family<Table, Gauge>,
     capacity: Family<Table, Gauge>,
     drops: Family<Reason, Counter>,
+    unopened: Counter,
 }
 
 /// Metrics could not be read.
@@ -140,6 +141,9 @@ impl Metrics {
         registry.register("fairlead_table_capacity", "Entries that an eBPF table can hold", capacity.clone());
         let drops = Family::default();
         registry.register("fairlead_drops", "Packets dropped, by reason", drops.clone());
+        let unopened = Counter::default();
+        let help = "Flows that made room for later ones, because nobody had opened them";
+        registry.register("fairlead_unopened_flows", help, unopened.clone());
         let failed_writes = Counter::default();
         registry.register("fairlead_failed_writes", "Table writes that failed and are retried", failed_writes.clone());
 
@@ -178,6 +182,7 @@ impl Metrics {
             entries,
             capacity,
             drops,
+            unopened,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -254,6 +259,7 @@ impl Metrics {
             let counter = inner.drops.get_or_create(&Reason { reason: reason.name() });
             counter.inner().store(count, Ordering::Relaxed);
         }
+        inner.unopened.inner().store(inner.stats.unopened()?, Ordering::Relaxed);
         let mut text = String::new();
         text::encode(&mut text, &inner.registry)?;
         Ok(text)

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use datapath::abi::{DropReason, LAYOUT, PolicyDenial};
+use datapath::abi::{Beginnings, DropReason, LAYOUT, PolicyDenial};
 
 use super::{
     map::{CheckedMap, MapError, Table},
@@ -42,6 +42,7 @@ const HASHES: [&str; 9] = [
 pub struct TableStats {
     hashes: Vec<CheckedMap>,
     drops: CheckedMap,
+    beginnings: Table<u32, Beginnings>,
     denials: Table<PolicyDenial, u64>,
     cpus: usize,
 }
@@ -52,7 +53,8 @@ impl TableStats {
         let drops = CheckedMap::open(dir, "DROPS")?;
         let cpus = aya::util::nr_cpus().map_err(|(_, source)| drops.error("size a read of")(source))?;
         let hashes = HASHES.iter().map(|name| CheckedMap::open(dir, name)).collect::<Result<_, _>>()?;
-        Ok(Self { hashes, drops, denials: Table::open(dir, "POLICY_DENIALS")?, cpus })
+        let beginnings = Table::open(dir, "BEGINNINGS")?;
+        Ok(Self { hashes, drops, beginnings, denials: Table::open(dir, "POLICY_DENIALS")?, cpus })
     }
 
     /// How full each hash is.
@@ -71,6 +73,11 @@ impl TableStats {
             Ok((*reason, per_cpu.map_err(self.drops.error("read"))?.iter().sum()))
         };
         DropReason::ALL.iter().map(count).collect()
+    }
+
+    /// How many flows made room for later ones since the tables were made, because nobody had opened them.
+    pub fn unopened(&self) -> Result<u64, MapError> {
+        Ok(self.beginnings.get(&0)?.unwrap_or_default().unopened)
     }
 
     /// How many packets policies denied, by what did.

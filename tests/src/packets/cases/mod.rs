@@ -15,6 +15,7 @@ mod refusals;
 mod selection;
 mod services;
 mod sharing;
+mod unopened;
 
 use std::net::SocketAddr;
 
@@ -85,6 +86,7 @@ pub fn all() -> Vec<Case> {
         refusals::cases(),
         selection::cases(),
         closing::cases(),
+        unopened::cases(),
         sharing::cases(),
         headers::cases(),
         headers::strangers(),
