@@ -4,12 +4,12 @@ use std::{collections::HashMap, vec::Vec};
 
 use crate::{
     abi::{
-        Addr, AffinityKey, AffinityValue, Backend, DialledValue, FlowKey, FlowValue, FragmentKey, FragmentValue,
-        FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, PolicyDenial,
-        PolicyFlow, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey, SocketPeerKey,
-        SocketPeerValue, SourceRangeKey,
+        Addr, AffinityKey, AffinityValue, Backend, Beginnings, DialledValue, FlowKey, FlowValue, FragmentKey,
+        FragmentValue, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState, PodNetns, PodValue,
+        PolicyDenial, PolicyFlow, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey,
+        SocketPeerKey, SocketPeerValue, SourceRangeKey,
     },
-    packet::{AccessError, ChecksumOf, Packet, checksum},
+    packet::{AccessError, ChecksumOf, Packet, checksum, headers::Headers},
     policy::PolicyTables,
     socket::Socket,
     tables::{Inserted, Tables},
@@ -32,6 +32,8 @@ pub struct MemoryTables {
     pub networks: Vec<(NetworkKey, NetworkValue)>,
     pub source_ranges: Vec<SourceRangeKey>,
     pub flows: HashMap<FlowKey, FlowValue>,
+    pub beginnings: Beginnings,
+    pub begun_flows: HashMap<u32, FlowKey>,
     pub fragments: HashMap<FragmentKey, FragmentValue>,
     pub socket_peers: HashMap<SocketPeerKey, SocketPeerValue>,
     pub policy: MemoryPolicy,
@@ -157,6 +159,15 @@ impl Tables for MemoryTables {
         }
         self.flows.insert(*key, *value);
         Inserted::New
+    }
+    fn begin<R>(&mut self, remember: impl FnOnce(u32, &mut FlowKey) -> R) -> Option<R> {
+        let number = self.beginnings.begun as u32;
+        self.beginnings.begun += 1;
+        let place = self.begun_flows.entry(Beginnings::slot(number)).or_insert(Headers::EMPTY.flow());
+        Some(remember(number, place))
+    }
+    fn count_unopened(&mut self) {
+        self.beginnings.unopened += 1;
     }
     fn remove_flow(&mut self, key: &FlowKey) {
         self.flows.remove(key);

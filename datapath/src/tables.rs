@@ -69,6 +69,11 @@ pub trait Tables: PolicyTables {
     fn flow<R>(&mut self, key: &FlowKey, read: impl FnOnce(&mut FlowValue) -> R) -> Option<R>;
     /// Adds a flow unless there is one.
     fn insert_flow(&mut self, key: &FlowKey, value: &FlowValue) -> Inserted;
+    /// Gives a flow that begins its number, and shows where it is to be remembered; another that
+    /// began long before it still is. `None`: nobody remembers any.
+    fn begin<R>(&mut self, remember: impl FnOnce(u32, &mut FlowKey) -> R) -> Option<R>;
+    /// Counts a flow that made room for later ones, because nobody had opened it.
+    fn count_unopened(&mut self);
     /// Forgets a flow.
     fn remove_flow(&mut self, key: &FlowKey);
     /// The ports of a fragmented datagram.

@@ -6,6 +6,7 @@
 
 mod open;
 mod over;
+mod unopened;
 
 pub use open::{NewFlow, adopt, open};
 pub use over::is_counted;
@@ -173,11 +174,12 @@ pub fn find<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, becomes
     if forward && passed.idle != 0 && !ended {
         mend(tables, key, &passed, &back);
     }
-    // Of TCP the opening packet is sent again until it is answered. Of UDP any may be lost.
+    // Of TCP the opening packet is sent again until it is answered, and what comes next says that the
+    // client has opened the flow. Of UDP any may be lost.
     let announced = passed.flags & FlowValue::DIRECT != 0
         && match headers.transport {
             Transport::Udp => passed.idle != 0 || passed.flags & FlowValue::ESTABLISHED == 0,
-            _ => headers.opens,
+            _ => headers.opens || bits == FlowValue::ESTABLISHED && passed.flags & FlowValue::ESTABLISHED == 0,
         };
     let out = passed.flags & FlowValue::OUT != 0;
     Some(Found { reverse: !forward, out, ended, announced, service: passed.service })

@@ -11,9 +11,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use datapath::abi::{
-    AffinityKey, AffinityValue, Backend, DialledValue, EventClass, EventControl, FlowKey, FlowValue, FragmentKey,
-    FragmentValue, FrontendKey, FrontendValue, NetworkValue, NodeConfig, NodeState, PodNetns, PodValue, PolicyDenial,
-    PolicyFlow, PolicyPeerKey, PolicyVerdict, PolicyVerdictKey, SocketPeerKey, SocketPeerValue, UplinkValue, capacity,
+    AffinityKey, AffinityValue, Backend, Beginnings, DialledValue, EventClass, EventControl, FlowKey, FlowValue,
+    FragmentKey, FragmentValue, FrontendKey, FrontendValue, NetworkValue, NodeConfig, NodeState, PodNetns, PodValue,
+    PolicyDenial, PolicyFlow, PolicyPeerKey, PolicyVerdict, PolicyVerdictKey, SocketPeerKey, SocketPeerValue,
+    UplinkValue, capacity,
 };
 use datapath::{event::Budget, paths::Work};
 
@@ -63,6 +64,12 @@ pub static UPLINKS: Array<UplinkValue> = Array::with_max_entries(capacity::UPLIN
 
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, FlowValue> = LruHashMap::with_max_entries(capacity::FLOWS, 0);
+
+#[map]
+pub static BEGINNINGS: Array<Beginnings> = Array::with_max_entries(capacity::BEGINNINGS, 0);
+
+#[map]
+pub static BEGUN_FLOWS: Array<FlowKey> = Array::with_max_entries(capacity::BEGUN_FLOWS, 0);
 
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);

@@ -9,9 +9,9 @@ use aya_ebpf::{
 };
 use datapath::{
     abi::{
-        Addr, AffinityKey, AffinityValue, Backend, DropReason, FlowKey, FlowValue, FragmentKey, FragmentValue,
-        FrontendKey, FrontendValue, NetworkValue, NodeConfig, PodNetns, PodValue, PolicyDenial, PolicyFlow,
-        PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey, SocketPeerKey,
+        Addr, AffinityKey, AffinityValue, Backend, Beginnings, DropReason, FlowKey, FlowValue, FragmentKey,
+        FragmentValue, FrontendKey, FrontendValue, NetworkValue, NodeConfig, PodNetns, PodValue, PolicyDenial,
+        PolicyFlow, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey, SocketPeerKey,
         SocketPeerValue,
     },
     policy::PolicyTables,
@@ -81,6 +81,20 @@ fn first_of_service(service: u32) {
             return;
         }
     }
+}
+
+/// Adds one to a word to which other CPUs may be adding; what it was.
+///
+/// # Safety
+/// The pointer is to an aligned word of a map.
+#[inline(always)]
+unsafe fn count_up(word: *mut u64) -> u64 {
+    let mut count = 1u64;
+    // SAFETY: what the caller promises.
+    unsafe {
+        asm!("{1} = atomic_fetch_add((u64 *)({0} + 0), {1})", in(reg) word, inout(reg) count, options(nostack));
+    }
+    count
 }
 
 /// Reads a hash map whose elements live until a grace period after their removal.
@@ -192,6 +206,23 @@ impl Tables for KernelTables {
             }
             Err(EEXIST) => Inserted::Exists,
             Err(_) => Inserted::Full,
+        }
+    }
+    #[inline(always)]
+    fn begin<R>(&mut self, remember: impl FnOnce(u32, &mut FlowKey) -> R) -> Option<R> {
+        let beginnings = maps::BEGINNINGS.get_ptr_mut(0)?;
+        // SAFETY: the map gave a valid pointer to an aligned word.
+        let number = unsafe { count_up(&raw mut (*beginnings).begun) } as u32;
+        let place = maps::BEGUN_FLOWS.get_ptr_mut(Beginnings::slot(number))?;
+        // SAFETY: the map gave a valid pointer. Another CPU has the same place only if so many
+        // flows begin meanwhile as are remembered; a key of two halves names no flow.
+        Some(remember(number, unsafe { &mut *place }))
+    }
+    #[inline(always)]
+    fn count_unopened(&mut self) {
+        if let Some(beginnings) = maps::BEGINNINGS.get_ptr_mut(0) {
+            // SAFETY: the map gave a valid pointer to an aligned word.
+            unsafe { count_up(&raw mut (*beginnings).unopened) };
         }
     }
     #[inline(always)]

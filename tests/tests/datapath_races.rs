@@ -102,6 +102,12 @@ impl<F: FnMut(u32, &mut MemoryTables) -> bool> Tables for Crowded<F> {
     fn flow<R>(&mut self, key: &FlowKey, read: impl FnOnce(&mut FlowValue) -> R) -> Option<R> {
         self.tables.flow(key, read)
     }
+    fn begin<R>(&mut self, remember: impl FnOnce(u32, &mut FlowKey) -> R) -> Option<R> {
+        self.tables.begin(remember)
+    }
+    fn count_unopened(&mut self) {
+        self.tables.count_unopened();
+    }
     fn remove_flow(&mut self, key: &FlowKey) {
         self.tables.remove_flow(key);
     }

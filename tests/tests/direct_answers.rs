@@ -1,14 +1,18 @@
 //! `--load-balancer-mode=dsr`: a client outside dials one node, a backend on another sees the
 //! client's true address, and its answers never pass the first.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tests::{
     cluster::{Cluster, LogOnFailure, Node, Outside, Plan, Pod},
     manifest::Service,
     sandbox::run,
-    traffic::{Dial, Place, Server, Session, Style, Transport},
+    traffic::{Dial, Outcome, Place, Server, Session, Style, Transport},
     wait,
 };
 
@@ -196,5 +200,80 @@ fn what_cannot_be_answered_directly_is_masqueraded() {
     bed.cluster.apply(&service);
     for (transport, address) in node_ports(node) {
         assert!(Outside::ADDRESSES.contains(&bed.dial(transport, address).once().client()), "{transport} {address}");
+    }
+}
+
+#[test]
+fn policies_of_the_backend_see_the_true_client() {
+    let bed = Bed::three_nodes(&[DSR]);
+    let _log = LogOnFailure(&bed.cluster);
+    bed.cluster.apply(&bed.service(&[1]));
+    let isolate = |sources: &[IpAddr]| {
+        let block = |ip: &IpAddr| json!({"ipBlock": {"cidr": format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 })}});
+        let from: Vec<Value> = sources.iter().map(block).collect();
+        let policy = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"namespace": "default", "name": "isolate"},
+            // Who may come is all that is said: answers are nobody's own traffic.
+            "spec": {
+                "podSelector": {}, "policyTypes": ["Ingress", "Egress"], "ingress": [{"from": from}], "egress": [],
+            },
+        });
+        bed.cluster.directory().write("policy.isolate.json", &policy.to_string());
+        bed.cluster.wait_for_sync();
+    };
+    let [dialled, serving, _] = bed.cluster.nodes() else { panic!("there are three nodes") };
+    let denied = || serving.drops("ingress-policy-denied");
+    let is_served = |(transport, address): (Transport, SocketAddr)| {
+        let attempt = bed.dial(transport, address).timeout(Duration::from_millis(400)).once();
+        matches!(attempt.outcome, Outcome::Ok(_))
+    };
+    // The node that was dialled is nobody whom the policy would know.
+    isolate(&dialled.addresses());
+    for way in node_ports(dialled) {
+        let before = denied();
+        assert!(!is_served(way), "{way:?}");
+        assert!(denied() > before, "{way:?}: it is the backend's node that denies");
+    }
+    isolate(&Outside::ADDRESSES);
+    for way in node_ports(dialled) {
+        assert!(is_served(way), "{way:?}");
+    }
+    let mut sessions = bed.sessions();
+    for session in &mut sessions {
+        assert_eq!(session.ask().server(), bed.pods[1].name());
+    }
+    // What was allowed is judged again when that changes.
+    isolate(&[]);
+    for (session, way) in sessions.iter_mut().zip(node_ports(dialled)) {
+        assert!(!matches!(session.ask().outcome, Outcome::Ok(_)), "{way:?}");
+    }
+}
+
+#[test]
+fn with_maglev_a_connection_goes_on_through_another_node() {
+    let bed = Bed::three_nodes(&[DSR, "--load-balancer-algorithm=maglev"]);
+    let _log = LogOnFailure(&bed.cluster);
+    bed.cluster.apply(&bed.service(&[0, 1, 2]));
+    let mut sessions: Vec<Session> = (0..12).map(|_| bed.dial(Transport::Tcp, BALANCER).open()).collect();
+    let mut ask = |when: &str| -> Vec<String> {
+        let answer = |session: &mut Session| {
+            let attempt = session.ask();
+            assert!(matches!(attempt.outcome, Outcome::Ok(_)), "{when}: {attempt:?}");
+            assert_eq!(attempt.client(), Outside::ADDRESSES[0], "{when}");
+            attempt.server().to_owned()
+        };
+        sessions.iter_mut().map(answer).collect()
+    };
+    let before = ask("at first");
+    let backends: BTreeSet<&String> = before.iter().collect();
+    assert!(backends.len() > 1, "all have {backends:?}");
+    // One node after another takes the address over, the last one twice.
+    for node in [2, 1, 0, 2] {
+        let next = bed.cluster.nodes()[node].addresses()[0];
+        bed.cluster.outside().namespace().ip(&format!("route replace {} via {next}", BALANCER.ip()));
+        for time in ["at once", "and again"] {
+            assert_eq!(ask(&format!("by node {node}, {time}")), before);
+        }
     }
 }

@@ -10,14 +10,6 @@ use tests::{
 
 const UDP: [(Transport, u16); 1] = [(Transport::Udp, 5353)];
 
-/// A table's entries and capacity.
-fn fill(cluster: &Cluster, table: &str) -> (u64, u64) {
-    let status = cluster.node().cli_json(&["status"]);
-    let tables = status["tables"].as_array().expect("status lists tables");
-    let table = tables.iter().find(|one| one["name"] == table).expect("status lists the table");
-    (table["entries"].as_u64().expect("a number"), table["capacity"].as_u64().expect("a number"))
-}
-
 #[test]
 fn new_flows_work_while_the_table_is_full() {
     let cluster = Cluster::of_one(&[]);
@@ -38,7 +30,7 @@ fn new_flows_work_while_the_table_is_full() {
     wait::until("the flows fill their table", Duration::from_secs(120), || {
         // A flow that is in use is no candidate for eviction.
         old.ask().answer();
-        let (entries, capacity) = fill(&cluster, "FLOWS");
+        let (entries, capacity) = cluster.node().fill("FLOWS");
         (entries >= capacity * 99 / 100).then_some(())
     });
     // Several times round the table's lists.

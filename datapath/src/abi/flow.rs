@@ -88,6 +88,44 @@ impl FlowValue {
     /// flow's first packets what the client dialled. With [`Self::ESTABLISHED`] a UDP flow
     /// is older than a second.
     pub const DIRECT: u32 = 1 << 6;
+    /// Of a forward entry of TCP or SCTP: from this bit on the number under which the flow is
+    /// remembered until others have begun after it, modulo 2^24, see [`Beginnings`].
+    pub const NUMBER_SHIFT: u32 = 8;
+
+    /// The number under which the flow is remembered.
+    #[inline(always)]
+    pub const fn number(&self) -> u32 {
+        self.flags >> Self::NUMBER_SHIFT
+    }
+}
+
+/// How many flows of TCP and SCTP have begun: the only entry of its table, which the
+/// programs write.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Beginnings {
+    /// As many; the next one's number.
+    pub begun: u64,
+    /// How many of them made room for later ones, because nobody had opened them.
+    pub unopened: u64,
+}
+
+impl Beginnings {
+    /// How many flows are remembered: those that began last. A power of two. They have twice as
+    /// many entries, a fourth of what their table holds.
+    pub const REMEMBERED: u32 = 1 << 14;
+
+    /// Where a flow with this number is remembered.
+    #[inline(always)]
+    pub const fn slot(number: u32) -> u32 {
+        number % Self::REMEMBERED
+    }
+
+    /// The number of the flow that was remembered there before.
+    #[inline(always)]
+    pub const fn before(number: u32) -> u32 {
+        number.wrapping_sub(Self::REMEMBERED) << FlowValue::NUMBER_SHIFT >> FlowValue::NUMBER_SHIFT
+    }
 }
 
 /// A fragmented datagram, RFC 791 and RFC 8200: only its first fragment has ports.
@@ -117,4 +155,4 @@ pub struct FragmentValue {
     pub protocol: u32,
 }
 
-assert_size!(FlowKey = 40, FlowValue = 56, FragmentKey = 40, FragmentValue = 8);
+assert_size!(FlowKey = 40, FlowValue = 56, Beginnings = 16, FragmentKey = 40, FragmentValue = 8);

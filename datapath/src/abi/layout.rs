@@ -65,6 +65,10 @@ tables! {
     UPLINKS "UPLINKS": u32 => UplinkValue, crate::abi::UplinkValue::SLOTS;
     /// Translated flows, both directions; least recently used first out.
     FLOWS "FLOWS": FlowKey => FlowValue, 1 << 17;
+    /// How many flows began; one entry.
+    BEGINNINGS "BEGINNINGS": u32 => Beginnings, 1;
+    /// The flows that began last, by their number.
+    BEGUN_FLOWS "BEGUN_FLOWS": u32 => FlowKey, crate::abi::Beginnings::REMEMBERED;
     /// Ports of fragmented datagrams; least recently used first out.
     FRAGMENTS "FRAGMENTS": FragmentKey => FragmentValue, 1 << 12;
     /// What connected sockets dialled, kept with each socket.

@@ -25,7 +25,7 @@ pub use address::{Addr, Be16, Family};
 pub use config::{NodeConfig, NodeState};
 pub use drop::DropReason;
 pub use event::{Event, EventClass, EventControl, EventHook, EventKind, EventLoss};
-pub use flow::{FlowKey, FlowValue, FragmentKey, FragmentValue};
+pub use flow::{Beginnings, FlowKey, FlowValue, FragmentKey, FragmentValue};
 pub use layout::{LAYOUT, TableLayout, capacity, layout_hash};
 pub use network::{NetworkKey, NetworkValue, OVERLAY_PORT, OVERLAY_VNI};
 pub use pod::{GATEWAY_MAC, PodChange, PodValue};

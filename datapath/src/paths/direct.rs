@@ -74,6 +74,9 @@ pub(super) fn hear<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables
     let Some(told) = announcement::read(packet, &work.headers) else { return true };
     let Some(service) = believed(tables, &work.headers, &told) else { return true };
     let headers = &work.headers;
+    // The client's packets won't pass by the flow, so that it is open is heard here.
+    let opened =
+        if matches!(headers.transport, Transport::Tcp(_)) && !headers.opens { FlowValue::ESTABLISHED } else { 0 };
     work.key = FlowKey { dst: told.addr, dst_port: told.port, ..headers.flow() };
     work.flow.forward = FlowValue {
         src: headers.src,
@@ -81,7 +84,7 @@ pub(super) fn hear<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables
         src_port: headers.src_port,
         dst_port: headers.dst_port,
         service,
-        flags: FlowValue::EXTERNAL,
+        flags: FlowValue::EXTERNAL | opened,
         ..FlowValue::EMPTY
     };
     work.flow.reverse.flags = FlowValue::OUT;

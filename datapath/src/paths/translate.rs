@@ -16,7 +16,7 @@ use crate::{
     packet::{
         AccessError, Packet,
         announcement::{self, Announcement},
-        headers::{Fragment, Headers, Transport},
+        headers::{Fragment, Headers, Transport, tcp_flags},
         icmp_error::{self, Quote},
         reject::{self, Answer},
         rewrite::{self, Ends, Plain},
@@ -393,8 +393,13 @@ pub(super) fn find_steady<T: Tables>(work: &mut Work, tables: &mut T) -> Steady 
 #[inline(always)]
 pub(super) fn is_announced<T: Tables>(work: &Work, tables: &mut T) -> bool {
     let headers = &work.headers;
-    (headers.opens || headers.transport == Transport::Udp)
-        && tables.flow(&work.key, |flow| flow.flags & FlowValue::DIRECT != 0) == Some(true)
+    let known = match headers.transport {
+        Transport::Tcp(flags) if flags & (tcp_flags::FIN | tcp_flags::RST) != 0 => return false,
+        Transport::Tcp(_) if !headers.opens => FlowValue::ESTABLISHED,
+        _ => 0,
+    };
+    let announced = tables.flow(&work.key, |flow| flow.flags & (FlowValue::DIRECT | known) == FlowValue::DIRECT);
+    announced == Some(true)
 }
 
 /// Finds the packet's flow. A later fragment has the ports that its first one had.

@@ -3,7 +3,7 @@
 //! Invariant: no two flows' answers look alike. Of a flow that can't be noted whole
 //! nothing stays behind.
 
-use super::{answers_to, ends, over, seconds};
+use super::{answers_to, ends, over, seconds, unopened};
 use crate::{
     abi::{Be16, DropReason, FlowKey, FlowValue, NodeState},
     tables::{Inserted, Tables},
@@ -56,7 +56,10 @@ pub fn open<T: Tables>(tables: &mut T, key: &FlowKey, flow: &mut NewFlow) -> Res
     for attempt in 0..PORT_TRIES {
         let back = answers_to(&ends(&flow.forward), key.protocol);
         match insert_reverse(tables, key, &back, &flow.reverse, over::hurry(attempt)) {
-            Inserted::New => return insert_forward(tables, key, &mut flow.forward, &back),
+            Inserted::New => {
+                flow.forward.flags |= unopened::remember(tables, key);
+                return insert_forward(tables, key, &mut flow.forward, &back);
+            }
             Inserted::Full => return Err(DropReason::FlowTableFull),
             Inserted::Exists => {
                 if flow.forward.flags & FlowValue::DIRECT != 0 {
@@ -98,6 +101,7 @@ pub fn adopt<T: Tables>(tables: &mut T, key: &FlowKey, flow: &mut NewFlow) -> Re
             Inserted::Exists => return Err(DropReason::SnatExhausted),
         }
     }
+    flow.forward.flags |= unopened::remember(tables, key);
     if let Some(standing) = tables.flow(key, |standing| core::mem::replace(standing, flow.forward)) {
         let old = answers_to(&ends(&standing), key.protocol);
         if old != back {

@@ -103,6 +103,7 @@ struct Inner {
     denials: Family<DenialLabels, Counter>,
     /// Held while the metrics are written, so that two who ask at once don't mix theirs.
     denied: Mutex<Totals<PolicyDenial, DenialLabels>>,
+    unopened: Counter,
 }
 
 /// Metrics could not be read.
@@ -183,6 +184,9 @@ impl Metrics {
         let denials = Family::default();
         let help = "Packets that policies denied, by the rule, or by the policies whose default it is";
         registry.register("fairlead_policy_denied_packets", help, denials.clone());
+        let unopened = Counter::default();
+        let help = "Flows that made room for later ones, because nobody had opened them";
+        registry.register("fairlead_unopened_flows", help, unopened.clone());
         let failed_writes = Counter::default();
         registry.register("fairlead_failed_writes", "Table writes that failed and are retried", failed_writes.clone());
 
@@ -227,6 +231,7 @@ impl Metrics {
             other_connections,
             denials,
             denied: Mutex::new(Totals::new(capacity::POLICY_DENIALS as usize)),
+            unopened,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -339,6 +344,7 @@ impl Metrics {
         for (labels, total) in denied.iter() {
             store(&inner.denials.get_or_create(labels), total);
         }
+        inner.unopened.inner().store(inner.stats.unopened()?, Ordering::Relaxed);
         let mut text = String::new();
         text::encode(&mut text, &inner.registry)?;
         Ok(text)

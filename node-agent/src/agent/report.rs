@@ -108,5 +108,9 @@ pub fn with_counts(mut report: StatusReport, stats: &TableStats) -> StatusReport
         Ok(drops) => report.drops = drops.into_iter().map(|(reason, count)| (reason.name().into(), count)).collect(),
         Err(error) => report.problems.push(StatusProblem { subject: "drops".into(), message: error.to_string() }),
     }
+    match stats.unopened() {
+        Ok(count) => report.unopened_flows = count,
+        Err(error) => report.problems.push(StatusProblem { subject: "tables".into(), message: error.to_string() }),
+    }
     report
 }

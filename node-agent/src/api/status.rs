@@ -40,6 +40,9 @@ pub struct StatusReport {
     pub tables: Vec<TableReport>,
     /// Packets dropped since the tables were made, by reason; those that never happened too.
     pub drops: BTreeMap<String, u64>,
+    /// Flows that made room for later ones since the tables were made, because nobody had opened them.
+    #[serde(default)]
+    pub unopened_flows: u64,
     /// Where programs of ours are: `cgroup-connect4`, `tcx-7-ingress`.
     pub hooks: Vec<String>,
     /// XDP on each uplink.

@@ -99,6 +99,9 @@ fn table(report: &StatusReport) -> String {
         let text = if is_tight { text.yellow().to_string() } else { text };
         line(if i == 0 { "Tables" } else { "" }, text);
     }
+    if report.unopened_flows > 0 {
+        line("Unopened", format!("{} flows made room for later ones", report.unopened_flows));
+    }
     let drops: Vec<_> = report.drops.iter().filter(|(_, count)| **count > 0).collect();
     if drops.is_empty() {
         line("Drops", "none".into());
@@ -155,6 +158,7 @@ mod tests {
             waiting_for: vec!["the first list of Pods".into()],
             counts: [("endpointSlices".into(), 3)].into(),
             tables: vec![TableReport { name: "PODS".into(), entries: 4, capacity: 4096 }],
+            unopened_flows: 12,
             drops: [("truncated".into(), 0), ("malformed-header".into(), 7)].into(),
             xdp: vec![
                 XdpReport { interface: "eth0".into(), mode: "native".into(), reason: String::new() },
@@ -176,6 +180,7 @@ Hooks     none
 XDP       eth0 native
           eth1 off (--xdp=off)
 Tables    PODS                4 of     4096
+Unopened  12 flows made room for later ones
 Drops     malformed-header                     7
 Problems  a.yaml: not YAML
           and 2 more

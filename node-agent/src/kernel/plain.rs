@@ -4,10 +4,10 @@
 //! programs. This module must not know what any of them means.
 
 use datapath::abi::{
-    Addr, AffinityKey, AffinityValue, Backend, Event, EventControl, FlowKey, FlowValue, FragmentKey, FragmentValue,
-    FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState, PodChange, PodNetns, PodValue,
-    PolicyDenial, PolicyFlow, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict, PolicyVerdictKey,
-    SocketPeerKey, SocketPeerValue, SourceRangeKey, UplinkValue,
+    Addr, AffinityKey, AffinityValue, Backend, Beginnings, Event, EventControl, FlowKey, FlowValue, FragmentKey,
+    FragmentValue, FrontendKey, FrontendValue, NetworkKey, NetworkValue, NodeConfig, NodeState, PodChange, PodNetns,
+    PodValue, PolicyDenial, PolicyFlow, PolicyNetworkKey, PolicyPeerKey, PolicyPortKey, PolicyVerdict,
+    PolicyVerdictKey, SocketPeerKey, SocketPeerValue, SourceRangeKey, UplinkValue,
 };
 
 /// A type that is only its bytes.
@@ -33,6 +33,7 @@ plain!(
     AffinityKey,
     AffinityValue,
     Backend,
+    Beginnings,
     Event,
     EventControl,
     FlowKey,

@@ -5,11 +5,11 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use datapath::abi::{DropReason, LAYOUT, PolicyDenial};
+use datapath::abi::{Beginnings, DropReason, LAYOUT, PolicyDenial};
 
 use super::{
     counters::Counters,
-    map::{CheckedMap, MapError},
+    map::{CheckedMap, MapError, Table},
     sys,
 };
 
@@ -43,6 +43,7 @@ const HASHES: [&str; 9] = [
 pub struct TableStats {
     hashes: Vec<CheckedMap>,
     drops: CheckedMap,
+    beginnings: Table<u32, Beginnings>,
     denials: Counters<PolicyDenial>,
     connections: Counters<u32>,
     cpus: usize,
@@ -54,9 +55,10 @@ impl TableStats {
         let drops = CheckedMap::open(dir, "DROPS")?;
         let cpus = aya::util::nr_cpus().map_err(|(_, source)| drops.error("size a read of")(source))?;
         let hashes = HASHES.iter().map(|name| CheckedMap::open(dir, name)).collect::<Result<_, _>>()?;
+        let beginnings = Table::open(dir, "BEGINNINGS")?;
         let (denials, connections) =
             (Counters::open(dir, "POLICY_DENIALS")?, Counters::open(dir, "SERVICE_CONNECTIONS")?);
-        Ok(Self { hashes, drops, denials, connections, cpus })
+        Ok(Self { hashes, drops, beginnings, denials, connections, cpus })
     }
 
     /// How full each hash is.
@@ -81,6 +83,11 @@ impl TableStats {
             Ok((*reason, per_cpu.map_err(self.drops.error("read"))?.iter().sum()))
         };
         DropReason::ALL.iter().map(count).collect()
+    }
+
+    /// How many flows made room for later ones since the tables were made, because nobody had opened them.
+    pub fn unopened(&self) -> Result<u64, MapError> {
+        Ok(self.beginnings.get(&0)?.unwrap_or_default().unopened)
     }
 
     /// How many packets policies denied, by what did.

@@ -268,6 +268,15 @@ impl Node {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?} printed {text:?}: {error}"))
     }
 
+    /// A table's entries and capacity.
+    #[track_caller]
+    pub fn fill(&self, table: &str) -> (u64, u64) {
+        let status = self.cli_json(&["status"]);
+        let tables = status["tables"].as_array().expect("status lists tables");
+        let table = tables.iter().find(|one| one["name"] == table).expect("status lists the table");
+        (table["entries"].as_u64().expect("a number"), table["capacity"].as_u64().expect("a number"))
+    }
+
     /// How many packets were dropped for this reason.
     ///
     /// # Panics

@@ -4,9 +4,9 @@
 //! that moves makes the kernel's answers wrong here.
 
 use datapath::abi::{
-    Addr, AffinityKey, AffinityValue, Backend, Be16, BlockRef, Event, EventControl, FlowKey, FlowValue, FragmentKey,
-    FragmentValue, FrontendKey, FrontendValue, NetworkValue, NodeConfig, NodeState, PodValue, PolicyDenial, PolicyFlow,
-    PolicyPeerKey, PolicyVerdict, PolicyVerdictKey,
+    Addr, AffinityKey, AffinityValue, Backend, Be16, Beginnings, BlockRef, Event, EventControl, FlowKey, FlowValue,
+    FragmentKey, FragmentValue, FrontendKey, FrontendValue, NetworkValue, NodeConfig, NodeState, PodValue,
+    PolicyDenial, PolicyFlow, PolicyPeerKey, PolicyVerdict, PolicyVerdictKey,
 };
 
 /// A type with a fixed place for each of its bytes.
@@ -103,6 +103,7 @@ structures! {
     NetworkValue { kind, tunnel }
     FlowKey { src, dst, src_port, dst_port, protocol }
     FlowValue { src, dst, src_port, dst_port, service, backend, generation, flags, last_seen }
+    Beginnings { begun, unopened }
     FragmentKey { src, dst, id, protocol }
     FragmentValue { src_port, dst_port, protocol }
     PolicyPeerKey { addr, generation }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use datapath::abi::{DropReason, Family, FrontendValue, NodeConfig, protocol};
+use datapath::abi::{Beginnings, DropReason, Family, FrontendValue, NodeConfig, protocol};
 
 use super::{BACKEND, BACKEND_PORT, OTHER, SERVICE_PORT, name};
 use crate::packets::{
@@ -36,6 +36,8 @@ pub fn cases() -> Vec<Case> {
             stays_known(family),
             takes_over_nothing(family),
             mid_connection(family),
+            heard_and_opened(family, false),
+            heard_and_opened(family, true),
         ]);
         cases.extend(hidden_all_the_same(family));
         for protocol in super::PROTOCOLS {
@@ -90,7 +92,7 @@ fn at_the_first_node(ip: Place, protocol: u8, family: Family) -> Case {
         .same(FromNetwork, first.hops(1), Pass)
 }
 
-/// Of TCP only what opens the connection announces it.
+/// Of TCP what opens the connection announces it, and the first packet that follows.
 fn connection(family: Family) -> Case {
     let (client, dialled) = (Place::Outside.at(family, DIAL_FROM), address(Place::Node, family));
     let server = Place::RemotePod.at(family, BACKEND_PORT);
@@ -98,6 +100,7 @@ fn connection(family: Family) -> Case {
     let arrives = |flags| tcp(client, server, flags).hop();
     Case::new(format!("a direct connection: {family:?}"), serving(Place::Node, protocol::TCP, 0, Place::RemotePod))
         .packet(FromNetwork, sent(SYN), Forward, announcing(&arrives(SYN), dialled))
+        .packet(FromNetwork, sent(ACK), Forward, announcing(&arrives(ACK), dialled))
         .packet(FromNetwork, sent(ACK), Forward, arrives(ACK))
         .wait(5)
         .packet(FromNetwork, sent(ACK), Forward, arrives(ACK))
@@ -228,6 +231,29 @@ fn at_the_backends_node(told: SocketAddr, protocol: u8, family: Family) -> Case 
             Forward,
             port_unreachable(told.ip(), client.ip(), &requote(&opening(protocol, client, told), &first)).hop(),
         )
+}
+
+/// At the backend's node no packet of the client's passes by the flow: whether it is open is heard, and a
+/// flood takes only what isn't.
+fn heard_and_opened(family: Family, opened: bool) -> Case {
+    let (client, told) = (Place::Outside.at(family, DIAL_FROM), address(Place::Router, family));
+    let server = BACKEND.at(family, BACKEND_PORT);
+    let heard = |client, flags| (announcing(&tcp(client, server, flags), told), tcp(client, server, flags));
+    let answer = answering(protocol::TCP, server, client);
+    let what = if opened { "opened stays" } else { "never opened makes room" };
+    let (syn, first) = heard(client, SYN);
+    let mut case = Case::new(format!("what is heard and {what}: {family:?}"), backends_node(protocol::TCP, BACKEND))
+        .packet(FromNetwork, &syn, ToPod(BACKEND), &first)
+        .packet(FromPod, &answer, Forward, answer.between(told, client).hop());
+    if opened {
+        let (ack, next) = heard(client, ACK);
+        case = case.packet(FromNetwork, &ack, ToPod(BACKEND), &next);
+    }
+    let (later, other) = heard(Place::Outside.at(family, DIAL_FROM + 1), SYN);
+    let source = if opened { told } else { Place::Node.at(family, SNAT_PORT) };
+    case.change(|world| world.tables.beginnings.begun += u64::from(Beginnings::REMEMBERED) - 1)
+        .packet(FromNetwork, &later, ToPod(BACKEND), &other)
+        .packet(FromPod, &answer, Forward, answer.between(source, client).hop())
 }
 
 fn quote(packet: &Packet) -> Vec<u8> {

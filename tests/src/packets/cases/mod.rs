@@ -16,6 +16,7 @@ mod refusals;
 mod selection;
 mod services;
 mod sharing;
+mod unopened;
 
 use std::net::SocketAddr;
 
@@ -86,6 +87,7 @@ pub fn all() -> Vec<Case> {
         refusals::cases(),
         selection::cases(),
         closing::cases(),
+        unopened::cases(),
         sharing::cases(),
         headers::cases(),
         headers::strangers(),

@@ -15,8 +15,8 @@ use aya::{
 };
 use datapath::{
     abi::{
-        Addr, AffinityKey, AffinityValue, Backend, Be16, FlowKey, FlowValue, FragmentKey, FragmentValue, NodeState,
-        PodValue,
+        Addr, AffinityKey, AffinityValue, Backend, Be16, Beginnings, FlowKey, FlowValue, FragmentKey, FragmentValue,
+        NodeState, PodValue,
     },
     memory::MemoryTables,
     tables::Tables,
@@ -68,6 +68,11 @@ impl Maps<'_> {
         self.fill::<20, 32>("FRONTENDS", encode(&tables.frontends))?;
         self.fill::<16, 24>("PODS", encode(&tables.pods))?;
         self.fill::<40, 56>("FLOWS", encode(&clock.flows_for_kernel(&tables.flows)))?;
+        self.array::<16>("BEGINNINGS")?.set(0, tables.beginnings.bytes(), 0)?;
+        let mut begun = self.array::<40>("BEGUN_FLOWS")?;
+        for (place, key) in &tables.begun_flows {
+            begun.set(*place, key.bytes(), 0)?;
+        }
         self.fill::<20, 16>("AFFINITY", encode(&clock.affinity_for_kernel(&tables.affinity)))?;
         self.fill::<40, 8>("FRAGMENTS", encode(&tables.fragments))?;
         self.fill_source_ranges(tables)?;
@@ -189,6 +194,13 @@ impl Maps<'_> {
         same_but_for_time("SERVICE_CONNECTIONS", &counted, &after.service_connections, |count| (*count, 0))?;
         let state = NodeState::from_bytes(&self.array::<4>("NODE_STATE")?.get(&0, 0)?);
         ensure!(state == after.node_state, "NODE_STATE\n  kernel {state:?}\n  host   {:?}", after.node_state);
+        let beginnings = Beginnings::from_bytes(&self.array::<16>("BEGINNINGS")?.get(&0, 0)?);
+        ensure!(beginnings == after.beginnings, "BEGINNINGS\n  kernel {beginnings:?}\n  host   {:?}", after.beginnings);
+        let begun = self.array::<40>("BEGUN_FLOWS")?;
+        for (place, host) in &after.begun_flows {
+            let kernel = FlowKey::from_bytes(&begun.get(place, 0)?);
+            ensure!(kernel == *host, "BEGUN_FLOWS at {place}\n  kernel {kernel:?}\n  host   {host:?}");
+        }
         let fragments: HashMap<FragmentKey, FragmentValue> = decode(&self.contents::<40, 8>("FRAGMENTS")?);
         same_but_for_time("FRAGMENTS", &fragments, &after.fragments, |ports| (*ports, 0))?;
         self.compare_policy(after, clock)
