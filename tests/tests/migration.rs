@@ -194,7 +194,10 @@ fn migrate(plugin: &'static str, mode: Mode, flag: &str) {
     world.load_rules(mode);
 
     let mut old: Vec<Old> = world.dials().into_iter().map(Old::open).collect();
-    let fresh: Vec<_> = world.dials().into_iter().filter(|(_, _, transport, _)| *transport == Transport::Tcp).collect();
+    // Packet by packet the node's own connections are netfilter's as long as its rules are there.
+    let is_ours = |place: &dyn Place| flag == "--socket-lb=true" || !place.name().starts_with("node");
+    let fresh = world.dials().into_iter().filter(|(_, _, transport, _)| *transport == Transport::Tcp);
+    let fresh: Vec<_> = fresh.filter(|(_, place, ..)| is_ours(*place)).collect();
     let loads: Vec<(&String, Load)> = fresh
         .iter()
         .map(|(what, place, transport, to)| {
