@@ -13,6 +13,7 @@ extern crate std;
 pub mod abi;
 pub mod destination;
 pub mod event;
+pub mod handover;
 pub mod masquerade;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;

@@ -270,6 +270,7 @@ pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mu
 pub fn to_foreign_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables: &mut T) {
     work.verdict = Verdict::Pass;
     translate::answer(packet, work, tables);
+    translate::write(packet, work, tables);
 }
 
 /// A packet that the node itself sends to a Service's address, led through our device.

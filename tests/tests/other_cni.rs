@@ -1,12 +1,12 @@
 //! `--cni=false`: Services for pods that another CNI plugin wired, with a veth pair each or on one bridge.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use serde_json::{Value, json};
 use tests::{
-    cluster::{Cluster, LogOnFailure, Node, Plan, Pod},
-    manifest::Service,
-    traffic::{Dial, Place, Style, Transport},
+    cluster::{Cluster, LogOnFailure, Node, Outside, Plan, Pod},
+    manifest::{Endpoint, Service},
+    traffic::{Dial, Place, Server, Style, Transport},
     wait,
 };
 
@@ -169,6 +169,48 @@ fn node_ports_beside_another_plugin() {
                     let servers = Dial::new(client, transport, (address, port).into()).times(20).servers();
                     assert_eq!(servers.len(), 2, "{plugin}: {} to {transport} {address}", client.name());
                 }
+            }
+        }
+    }
+}
+
+/// Load balancers' addresses, external IPs, source ranges, and who sees the client's own address.
+#[test]
+fn outside_addresses_beside_another_plugin() {
+    for plugin in ["ptp", "bridge"] {
+        let cluster = Cluster::of_one(&["--cni=false", "--socket-lb=false"]);
+        let _log = LogOnFailure(&cluster);
+        let (node, outside) = (cluster.node(), cluster.outside());
+        use_plugin(node, plugin);
+        let pod = node.pod("backend");
+        let _server = pod.serve(&[TCP, UDP]);
+        wait_for_interfaces(node, 1);
+        let [balancer, closed, external] = [10, 11, 12].map(|last| IpAddr::from([203, 0, 113, last]));
+        outside.namespace().ip(&format!("route add 203.0.113.0/24 via {}", node.addresses()[0]));
+        let service =
+            |name: &str| cluster.service(name).only(false).tcp(80, TCP.1).udp(53, UDP.1).backends([pod.endpoint()]);
+        cluster.apply(&service("open").load_balancer(&[balancer]).field("externalTrafficPolicy", json!("Local")));
+        let ranges = json!(["198.51.100.0/24"]);
+        cluster.apply(&service("closed").load_balancer(&[closed]).field("loadBalancerSourceRanges", ranges));
+        cluster.apply(&service("external").field("externalIPs", json!([external])));
+        // Answers of the node's own processes are met where they go into the pod.
+        let own = node.addresses()[0];
+        let at_own = [TCP, UDP].map(|(transport, port)| format!("{transport}:{own}:{port}"));
+        let _own_server = Server::start_at(node, &at_own);
+        let endpoint = Endpoint::new(&[own]).on(node.name());
+        let host = cluster.service("host").only(false).tcp(80, TCP.1).udp(53, UDP.1).backends([endpoint]);
+        cluster.apply(&host);
+        for (transport, port) in [(Transport::Tcp, 80), (Transport::Udp, 53)] {
+            let server = Dial::new(&pod, transport, host.v4(port)).times(3).only_server();
+            assert_eq!(server, node.name(), "{plugin} {transport} to a process of the node");
+            let ask = |ip: IpAddr| Dial::new(outside, transport, (ip, port).into());
+            let own = Outside::ADDRESSES[0];
+            assert_eq!(ask(balancer).once().client(), own, "{plugin} {transport}: Local keeps the client's address");
+            assert_ne!(ask(external).once().client(), own, "{plugin} {transport}: Cluster hides it");
+            ask(closed).timeout(Duration::from_millis(300)).times(1).assert_unanswered();
+            for ip in [balancer, external] {
+                let server = Dial::new(node, transport, (ip, port).into()).times(3).only_server();
+                assert_eq!(server, pod.name(), "{plugin} {transport} {ip} from the node itself");
             }
         }
     }

@@ -31,6 +31,9 @@ impl NodeConfig {
     pub const MASQUERADE_PODS: u32 = 1 << 1;
     /// Clients outside are answered by their backends' nodes (`--load-balancer-mode=dsr`).
     pub const DIRECT_ANSWERS: u32 = 1 << 2;
+    /// Netfilter may know connections to Services that began before us, or translate others still:
+    /// what opens no connection and belongs to no flow of ours is left to it.
+    pub const HANDOVER: u32 = 1 << 3;
 
     /// Its address of a family, by which masquerading hides others; unspecified: it has none.
     #[inline(always)]

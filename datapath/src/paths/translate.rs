@@ -12,6 +12,7 @@ use super::{
 use crate::{
     abi::{Addr, DropReason, FlowValue, FragmentValue, FrontendValue, PodValue},
     destination::{self, Destination},
+    handover,
     masquerade::{self, Client, Sender},
     packet::{
         AccessError, Packet,
@@ -96,7 +97,8 @@ pub(super) fn begin<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, table
         Prepared::Nothing => return false,
         Prepared::Flow => begin_prepared(work, tables, sender),
         Prepared::Rejected => refuse(packet, work),
-        Prepared::Dropped => {}
+        // The verdict says what becomes of it.
+        Prepared::Dropped | Prepared::Left => {}
     }
     true
 }
@@ -254,11 +256,17 @@ pub(super) enum Prepared {
     Rejected,
     /// It must be dropped: the verdict says why.
     Dropped,
+    /// It is left to netfilter, which may know its connection.
+    Left,
 }
 
 /// Prepares a flow if the packet is for a frontend.
 #[inline(never)]
 pub(super) fn prepare<T: Tables>(work: &mut Work, tables: &mut T, sender: Sender) -> Prepared {
+    if handover::is_left(&work.headers, tables, sender) {
+        work.verdict = Verdict::Pass;
+        return Prepared::Left;
+    }
     match prepare_for_frontend(work, tables, sender) {
         Ok(true) => Prepared::Flow,
         Ok(false) => Prepared::Nothing,

@@ -28,6 +28,20 @@ pub struct NewFlow {
 impl NewFlow {
     /// None yet.
     pub const EMPTY: Self = Self { forward: FlowValue::EMPTY, reverse: FlowValue::EMPTY };
+
+    /// A flow that others have begun, whose packets with this key become as its forward entry says; the
+    /// reverse one has these bits besides those that mirror the forward one's.
+    pub fn begun(key: &FlowKey, forward: FlowValue, reverse_bits: u32) -> Self {
+        let mut flow = Self { forward, reverse: FlowValue::EMPTY };
+        mirror(key, &mut flow);
+        flow.reverse.flags |= reverse_bits;
+        flow
+    }
+
+    /// The key of its reverse entry.
+    pub fn back(&self, key: &FlowKey) -> FlowKey {
+        answers_to(&ends(&self.forward), key.protocol)
+    }
 }
 
 /// Begins the flow of a client's first packet. `flow.forward` says what the packet

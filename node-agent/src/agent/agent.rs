@@ -18,6 +18,7 @@ use super::{
     due,
     flags::Flags,
     foreign_pods::ForeignPods,
+    handover::Handover,
     health_checks::HealthChecks,
     host_ports::{HOST_PORTS, HostPorts},
     host_routes::HostRoutes,
@@ -76,6 +77,8 @@ pub struct Agent {
     pub(super) shaping: BTreeMap<u32, Shaping>,
     /// Pods that are none of `cni`'s, if there is none.
     pub(super) foreign_pods: ForeignPods,
+    /// What was kube-proxy's.
+    pub(super) handover: Handover,
     pub(super) node: Node,
     pub(super) routing: Routing,
     pub(super) networks: NetworkTable,
@@ -202,6 +205,7 @@ impl Agent {
             host_ports: HostPorts::default(),
             host_ports_of: None,
             foreign_pods: ForeignPods::default(),
+            handover: Handover::default(),
             reclaim_at: None,
             flags,
             paths,
@@ -231,6 +235,8 @@ impl Agent {
             let uninstalled = install::uninstall(&self.paths);
             self.problems.record("CNI", uninstalled);
         }
+        let adopted = self.node.adopt(&self.node_tables);
+        self.problems.record("what was left to netfilter", adopted);
         self.look().await;
         self.reshape_pods().await;
         // Pods on programs with other tables keep them until ours are filled.

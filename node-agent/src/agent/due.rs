@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{agent::Agent, node};
+use super::{
+    agent::{Agent, Phase},
+    node,
+};
 use crate::{
     cni::attachment,
     kernel::{memory, netdev::XdpChanges, netlink::Event},
@@ -38,6 +41,9 @@ impl Agent {
             self.todo.routes = true;
             self.todo.check_routes = true;
             self.todo.check_peers = true;
+            if self.phase == Phase::InForce {
+                self.take_from_kube_proxy();
+            }
         }
         if self.reclaim_at.is_some_and(|at| now >= at) {
             self.reclaim_at = None;

@@ -11,6 +11,7 @@ pub mod dataplane;
 mod due;
 pub mod flags;
 pub mod foreign_pods;
+pub mod handover;
 pub mod health_checks;
 pub mod host_ports;
 pub mod host_routes;

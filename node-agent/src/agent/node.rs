@@ -210,6 +210,18 @@ impl Node {
         Ok(())
     }
 
+    /// Leaves to netfilter what an earlier agent left to it.
+    pub fn adopt(&mut self, tables: &NodeTables) -> Result<(), MapError> {
+        self.flags |= tables.config()?.flags & NodeConfig::HANDOVER;
+        Ok(())
+    }
+
+    /// Says whether netfilter may know connections that the programs don't.
+    pub fn set_handover(&mut self, on: bool, tables: &NodeTables) -> Result<(), MapError> {
+        self.flags = self.flags & !NodeConfig::HANDOVER | if on { NodeConfig::HANDOVER } else { 0 };
+        self.tell(tables, NodeConfig { flags: self.flags, ..self.config })
+    }
+
     fn tell(&mut self, tables: &NodeTables, config: NodeConfig) -> Result<(), MapError> {
         if self.config != config {
             tables.set_config(&config)?;

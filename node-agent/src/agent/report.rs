@@ -55,6 +55,7 @@ pub fn report(agent: &Agent) -> StatusReport {
             .collect(),
         hooks: hooks.unwrap_or_default().iter().map(ToString::to_string).collect(),
         xdp: agent.xdp.report(),
+        handover: agent.handover.report(),
         problems,
         more_problems,
         ..StatusReport::default()

@@ -182,6 +182,8 @@ impl Agent {
         if self.dataplane.takes_over() {
             self.restore_pods().await;
         }
+        // Before any of its packets is met, and again what has begun meanwhile.
+        self.take_from_kube_proxy();
         let attached = self.dataplane.attach_socket_hooks();
         let sockets = self.problems.record("socket hooks", attached);
         let attached = self.node.attach(&self.dataplane, true);
@@ -196,6 +198,7 @@ impl Agent {
         }
         let removed = self.dataplane.remove_others();
         self.problems.record("what another version left", removed);
+        self.take_from_kube_proxy();
         self.phase = Phase::InForce;
         info!(
             services = self.model.services().len(),

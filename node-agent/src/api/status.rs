@@ -47,10 +47,25 @@ pub struct StatusReport {
     pub hooks: Vec<String>,
     /// XDP on each uplink.
     pub xdp: Vec<XdpReport>,
+    /// What was taken over from kube-proxy, if there was or is one.
+    #[serde(default)]
+    pub handover: Option<HandoverReport>,
     /// What is wrong at the moment; at most [`MAX_PROBLEMS`].
     pub problems: Vec<StatusProblem>,
     /// How many more problems there are.
     pub more_problems: u64,
+}
+
+/// What was taken over from kube-proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HandoverReport {
+    /// Its rules are on the node.
+    pub rules: bool,
+    /// Connections that it had begun and that go on as flows of ours, since the agent was started.
+    pub taken: u64,
+    /// Connections that netfilter translates until they end.
+    pub left: u64,
 }
 
 /// XDP on an uplink.

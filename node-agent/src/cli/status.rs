@@ -17,7 +17,7 @@ use super::{
 use crate::api::{
     client::{Client, ClientError},
     protocol::{Failure, Request, Response},
-    status::StatusReport,
+    status::{HandoverReport, StatusReport},
 };
 
 /// How long an agent that doesn't wait for anything may take to answer.
@@ -93,6 +93,10 @@ fn table(report: &StatusReport) -> String {
         let reason = if xdp.reason.is_empty() { String::new() } else { format!(" ({})", xdp.reason) };
         line(if i == 0 { "XDP" } else { "" }, format!("{} {}{reason}", xdp.interface, xdp.mode));
     }
+    if let Some(HandoverReport { rules, taken, left }) = &report.handover {
+        let rules = if *rules { "kube-proxy's rules are there" } else { "kube-proxy's rules are gone" };
+        line("Handover", format!("{rules}, {taken} connections taken over, {left} left to netfilter"));
+    }
     for (i, table) in report.tables.iter().enumerate() {
         let text = format!("{:<13}{:>8} of {:>8}", table.name, table.entries, table.capacity);
         let is_tight = table.entries * 10 > table.capacity * 9;
@@ -164,6 +168,7 @@ mod tests {
                 XdpReport { interface: "eth0".into(), mode: "native".into(), reason: String::new() },
                 XdpReport { interface: "eth1".into(), mode: "off".into(), reason: "--xdp=off".into() },
             ],
+            handover: Some(HandoverReport { rules: true, taken: 5, left: 1 }),
             problems: vec![StatusProblem { subject: "a.yaml".into(), message: "not YAML".into() }],
             more_problems: 2,
             ..StatusReport::default()
@@ -179,6 +184,7 @@ Objects   3 endpoint slices
 Hooks     none
 XDP       eth0 native
           eth1 off (--xdp=off)
+Handover  kube-proxy's rules are there, 5 connections taken over, 1 left to netfilter
 Tables    PODS                4 of     4096
 Unopened  12 flows made room for later ones
 Drops     malformed-header                     7

@@ -174,6 +174,15 @@ impl<K: Plain, V: Plain> Table<K, V> {
         sys::map_update(self.map.fd(), key, value).map_err(self.map.error("write to"))
     }
 
+    /// Writes an entry unless there is one with its key; false if there was.
+    pub fn add(&self, key: &K, value: &V) -> Result<bool, MapError> {
+        match sys::map_insert(self.map.fd(), key, value) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(error) => Err(self.map.error("write to")(error)),
+        }
+    }
+
     /// Removes an entry; false if it wasn't there.
     pub fn remove(&self, key: &K) -> Result<bool, MapError> {
         sys::map_delete(self.map.fd(), key).map_err(self.map.error("delete from"))

@@ -4,6 +4,7 @@
 //! Invariant: whatever outlives the agent can be recognised as ours by the next
 //! one; each module says how. It must not know Kubernetes, nor decide anything.
 
+mod attributes;
 mod mapped;
 mod plain;
 mod readers;
@@ -15,11 +16,13 @@ pub mod clock;
 pub mod connections;
 pub mod counters;
 pub mod event_tables;
+pub mod flow_table;
 pub mod links;
 pub mod live_tables;
 pub mod map;
 pub mod memory;
 pub mod netdev;
+pub mod netfilter;
 pub mod netlink;
 pub mod netns;
 pub mod node_tables;

@@ -8,6 +8,8 @@ use std::io;
 
 use netlink_sys::{AsyncSocket, AsyncSocketExt, Socket, SocketAddr, TokioSocket, protocols::NETLINK_GENERIC};
 
+use super::attributes::{attribute, attributes, find, number};
+
 /// Larger than any answer to what is asked here.
 const ANSWER: usize = 16 << 10;
 
@@ -17,7 +19,6 @@ const GENERIC_HEADER: usize = 4;
 /// From `linux/netlink.h` and `linux/genetlink.h`.
 const NLMSG_ERROR: u16 = 2;
 const NLM_F_REQUEST: u16 = 1;
-const ATTRIBUTE_FLAGS: u16 = 0xc000;
 const CONTROL: u16 = 16;
 const CTRL_CMD_GETFAMILY: u8 = 3;
 const CTRL_ATTR_FAMILY_ID: u16 = 1;
@@ -155,51 +156,4 @@ fn ask(socket: &Socket, kind: u16, command: u8, attributes: &[u8]) -> io::Result
         return Err(io::Error::from_raw_os_error(-code.unwrap_or(-libc::EIO)));
     }
     answer.get(NETLINK_HEADER + GENERIC_HEADER..).map(<[u8]>::to_vec).ok_or_else(|| io::ErrorKind::InvalidData.into())
-}
-
-/// An attribute, padded.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = (4 + value.len()) as u16;
-    let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
-}
-
-/// The attributes in `bytes`, by kind.
-fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    let mut rest = bytes;
-    std::iter::from_fn(move || {
-        let length = usize::from(u16::from_ne_bytes(number(rest.get(..2)?)?));
-        let kind = u16::from_ne_bytes(number(rest.get(2..4)?)?) & !ATTRIBUTE_FLAGS;
-        let value = rest.get(4..length)?;
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
-fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
-}
-
-fn number<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
-    bytes.try_into().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn attributes_are_read_as_they_are_written() {
-        let inner = [attribute(1, b"mgmt\0"), attribute(2, &7u32.to_ne_bytes())].concat();
-        let bytes = [attribute(7 | 0x8000, &attribute(1, &inner)), attribute(3, &5u64.to_ne_bytes())].concat();
-        assert_eq!(find(&bytes, 3), Some(&5u64.to_ne_bytes()[..]));
-        let group = attributes(find(&bytes, 7).unwrap()).next().unwrap().1;
-        assert_eq!((find(group, 1), find(group, 2)), (Some(&b"mgmt\0"[..]), Some(&7u32.to_ne_bytes()[..])));
-        assert_eq!(find(&bytes, 9), None);
-        for end in 0..bytes.len() {
-            // Cut short anywhere, it is read as far as it goes.
-            attributes(&bytes[..end]).for_each(drop);
-        }
-    }
 }

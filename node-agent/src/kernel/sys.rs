@@ -15,8 +15,8 @@ use std::{
 };
 
 use aya_obj::generated::{
-    BPF_F_BEFORE, BPF_F_NO_PREALLOC, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd,
-    bpf_link_info, bpf_link_type, bpf_map_info, bpf_map_type, bpf_prog_info,
+    BPF_ANY, BPF_F_BEFORE, BPF_F_NO_PREALLOC, BPF_NOEXIST, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type,
+    bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_map_info, bpf_map_type, bpf_prog_info,
 };
 
 use super::plain::{self, Plain};
@@ -214,20 +214,26 @@ pub(super) fn map_lookup_per_cpu<K: Plain>(map: BorrowedFd<'_>, key: &K, cpus: u
 
 /// Writes an entry, whether or not it was there.
 pub(super) fn map_update<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
-    map_update_raw(map, std::ptr::from_ref(key).cast(), std::ptr::from_ref(value).cast())
+    map_update_raw(map, std::ptr::from_ref(key).cast(), std::ptr::from_ref(value).cast(), BPF_ANY)
+}
+
+/// Writes an entry unless there is one already, which is then EEXIST.
+pub(super) fn map_insert<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
+    map_update_raw(map, std::ptr::from_ref(key).cast(), std::ptr::from_ref(value).cast(), BPF_NOEXIST)
 }
 
 /// Puts a map into a map of maps. The call returns when no program can still hold the map that was there before.
 pub(super) fn map_update_inner(map: BorrowedFd<'_>, key: u32, inner: BorrowedFd<'_>) -> io::Result<()> {
     let inner = raw(inner);
-    map_update_raw(map, std::ptr::from_ref(&key).cast(), std::ptr::from_ref(&inner).cast())
+    map_update_raw(map, std::ptr::from_ref(&key).cast(), std::ptr::from_ref(&inner).cast(), BPF_ANY)
 }
 
-fn map_update_raw(map: BorrowedFd<'_>, key: *const u8, value: *const u8) -> io::Result<()> {
+fn map_update_raw(map: BorrowedFd<'_>, key: *const u8, value: *const u8, flags: u32) -> io::Result<()> {
     let mut attr = zeroed();
     attr.__bindgen_anon_2.map_fd = raw(map);
     attr.__bindgen_anon_2.key = key as u64;
     attr.__bindgen_anon_2.__bindgen_anon_1.value = value as u64;
+    attr.__bindgen_anon_2.flags = u64::from(flags);
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 

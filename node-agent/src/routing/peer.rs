@@ -69,9 +69,11 @@ impl Terms<'_> {
     /// Those of a Node's podCIDRs that can be anybody's, and what is wrong with the others.
     pub fn usable(&self, node: &Node) -> (Vec<IpNetwork>, Vec<String>) {
         let (mut usable, mut problems) = (Vec::new(), Vec::new());
+        // Another plugin's gateways have addresses of the podCIDRs.
+        let has_gateways = !self.settings.wires_pods && node.key == *self.own;
         for network in &node.pod_cidrs {
             let Ok(network) = IpNetwork::new(network.network(), network.prefix()) else { continue };
-            match self.obstacle(&network) {
+            match self.obstacle(&network, has_gateways) {
                 Some(obstacle) => problems.push(format!("podCIDR {network} is left out: it {obstacle}")),
                 None if usable.contains(&network) => {}
                 None => usable.push(network),
@@ -80,7 +82,7 @@ impl Terms<'_> {
         (usable, problems)
     }
 
-    fn obstacle(&self, network: &IpNetwork) -> Option<String> {
+    fn obstacle(&self, network: &IpNetwork, has_gateways: bool) -> Option<String> {
         let ip = network.ip();
         let has_v4 = network.is_ipv6() && overlap(network, &mapped_v4());
         if network.prefix() == 0 || ip.is_loopback() || ip.is_multicast() || ip.is_unspecified() || has_v4 {
@@ -89,7 +91,7 @@ impl Terms<'_> {
         if let Some(link) = self.underlay.on_link.iter().find(|link| overlap(&link.network, network)) {
             return Some(format!("overlaps the node network {}", link.network));
         }
-        let own = self.underlay.own.iter().find(|own| network.contains(**own));
+        let own = self.underlay.own.iter().find(|own| !has_gateways && network.contains(**own));
         own.map(|own| format!("has this node's own address {own} in it"))
     }
 

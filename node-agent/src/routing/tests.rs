@@ -198,6 +198,20 @@ fn flags_decide_who_is_a_pod_and_who_is_routed() {
 }
 
 #[test]
+fn another_plugins_gateway_is_no_reason_to_leave_the_nodes_pods_out() {
+    for (wires_pods, name, is_told) in [(false, "own", false), (true, "own", true), (false, "near", true)] {
+        let mut routing = routing(Settings { wires_pods, ..settings(RoutingMode::Native) });
+        routing.set_underlay(underlay(&["192.0.2.1", "10.2.0.1"]));
+        set(&mut routing, &node(name, &["10.2.0.0/24"], &["192.0.2.2"]));
+        assert_eq!(!problems(&routing).is_empty(), is_told, "{name}, wires pods: {wires_pods}");
+        let is_known = kinds(&routing)
+            .iter()
+            .any(|(network, kind, _)| (network.as_str(), *kind) == ("10.2.0.0/24", NetworkValue::PODS));
+        assert_eq!(is_known, !is_told, "{name}, wires pods: {wires_pods}");
+    }
+}
+
+#[test]
 fn a_tunnel_over_ipv6_takes_smaller_packets() {
     let mut routing = routing(settings(RoutingMode::Vxlan));
     set(&mut routing, &node("six", &["10.2.0.0/24"], &["2001:db8::2"]));

@@ -7,6 +7,7 @@ mod closing;
 mod direct;
 mod errors;
 mod fragments;
+mod handover;
 mod headers;
 mod north_south;
 mod outside;
@@ -97,6 +98,7 @@ pub fn all() -> Vec<Case> {
         policies::cases(),
         north_south::cases(),
         direct::cases(),
+        handover::cases(),
         outside::cases(),
     ];
     tables.into_iter().flatten().collect()
