@@ -6,6 +6,7 @@
 
 mod mapped;
 mod plain;
+mod raw_map;
 mod readers;
 mod sys;
 
@@ -14,6 +15,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod connections;
 pub mod event_tables;
+pub mod heritage;
 pub mod links;
 pub mod live_tables;
 pub mod map;

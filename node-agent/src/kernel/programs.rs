@@ -231,6 +231,11 @@ impl Programs {
         &self.dir
     }
 
+    /// Whether a program is loaded.
+    pub fn has(&self, program: Program) -> bool {
+        self.fds.contains_key(&program)
+    }
+
     /// A program's descriptor.
     ///
     /// # Panics
