@@ -207,15 +207,12 @@ fn mend<T: Tables>(tables: &mut T, key: &FlowKey, passed: &Passed, back: &FlowKe
     }
     let out = if destination::leads_out(tables, &key.src) { FlowValue::OUT } else { 0 };
     let reverse = FlowValue {
-        src: key.dst,
-        dst: key.src,
-        src_port: key.dst_port,
-        dst_port: key.src_port,
         service: passed.service,
         backend: passed.backend,
         generation: passed.generation,
         flags: FlowValue::REVERSE | out | passed.flags & FlowValue::EXTERNAL,
         last_seen: seconds(tables),
+        ..key.mirrored()
     };
     // If there is no room, the next second's packet tries again.
     let _ = tables.insert_flow(back, &reverse);

@@ -12,3 +12,4 @@ pub mod plan;
 pub mod policy;
 pub mod routing;
 pub mod source;
+pub mod upgrade;

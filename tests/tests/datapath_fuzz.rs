@@ -139,13 +139,14 @@ fn the_streams_reach_every_outcome() {
         }));
     }
     // Tables in memory are never full, whole worlds name no missing backend, packets in memory can
-    // always be changed to an answer, and to every place there is a way.
+    // always be changed to an answer, and to every place there is a way. And nobody takes over.
     let out_of_reach = [
         DropReason::FlowTableFull,
         DropReason::BackendMissing,
         DropReason::RejectFailed,
         DropReason::NoRoute,
         DropReason::TooBig,
+        DropReason::ChangingOver,
     ];
     let reasons = DropReason::ALL.iter().filter(|reason| !out_of_reach.contains(reason)).map(|reason| reason.name());
     let verdicts = [

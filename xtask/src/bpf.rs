@@ -18,6 +18,15 @@ pub fn object() -> PathBuf {
     environment::target("bpf/fairlead.bpf.o")
 }
 
+/// The object with another layout of its tables, see [`OTHER_LAYOUT`].
+pub fn other_object() -> PathBuf {
+    environment::target("upgrade/fairlead.bpf.o")
+}
+
+/// The feature of programs and agent that changes the layout of several tables, for the test that versions
+/// follow each other.
+pub const OTHER_LAYOUT: &str = "layout-for-tests";
+
 /// bpf-linker, which `setup` builds.
 pub fn linker() -> PathBuf {
     environment::tools().join("bin/bpf-linker")
@@ -26,10 +35,20 @@ pub fn linker() -> PathBuf {
 /// Builds the object. What is already built is left alone, down to its time stamp: the agent, which
 /// embeds it, is then not built again either.
 pub fn build() -> Result<()> {
+    build_with(&[], &object())
+}
+
+/// Builds the object with another layout of its tables.
+pub fn build_other_layout() -> Result<()> {
+    build_with(&["--features", OTHER_LAYOUT], &other_object())
+}
+
+fn build_with(features: &[&str], object: &Path) -> Result<()> {
     let toolchain = Toolchain::find()?;
-    report::run(command(&toolchain, "build")?.arg("--release")).context("building the kernel programs")?;
+    let mut cargo = command(&toolchain, "build")?;
+    report::run(cargo.arg("--release").args(features)).context("building the kernel programs")?;
     let built = environment::target(&format!("bpf-build/{}/release/fairlead-ebpf", crate::toolchain::TARGET));
-    copy_if_changed(&built, &object())
+    copy_if_changed(&built, object)
 }
 
 /// A cargo subcommand on the kernel programs, for the BPF target.
@@ -58,7 +77,8 @@ pub fn command(toolchain: &Toolchain, subcommand: &str) -> Result<Command> {
     Ok(cargo)
 }
 
-fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
+/// Copies a file, unless it is there and the same.
+pub fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
     let built = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
     if fs::read(to).is_ok_and(|present| present == built) {
         return Ok(());

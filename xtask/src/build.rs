@@ -1,6 +1,6 @@
 //! The whole build: the kernel programs, then the agent around them.
 
-use std::time::Instant;
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, time::Instant};
 
 use anyhow::{Context, Result};
 
@@ -13,6 +13,28 @@ pub enum Profile {
     Release,
     /// For the debugger.
     Debug,
+}
+
+/// The agent with another layout of its tables, as if it were another version.
+pub fn other_layout_binary() -> PathBuf {
+    environment::target("upgrade/fairlead")
+}
+
+/// Builds that agent, for the tests that need it; unoptimised, from what tests are built from.
+pub fn other_layout() -> Result<()> {
+    let since = Instant::now();
+    bpf::build_other_layout()?;
+    let mut cargo = environment::cargo();
+    cargo.args(["build", "--workspace", "--exclude", "ebpf-programs", "--bin", "fairlead", "--features"]);
+    cargo.arg(format!("node-agent/{}", bpf::OTHER_LAYOUT)).env(OBJECT_VARIABLE, bpf::other_object());
+    // Nobody steps through it, and without debug info it is built in less time.
+    cargo.env("CARGO_PROFILE_DEV_DEBUG", "0");
+    report::run(&mut cargo).context("building the agent with another layout of its tables")?;
+    let binary = other_layout_binary();
+    bpf::copy_if_changed(&environment::target("debug/fairlead"), &binary)?;
+    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).context("making the copy executable")?;
+    report::status("built", format_args!("target/upgrade/fairlead ({})", report::seconds(since.elapsed())));
+    Ok(())
 }
 
 /// Names to the agent's build the object that it embeds.

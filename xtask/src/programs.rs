@@ -16,6 +16,7 @@ use crate::{
 /// that), so that none disturbs another's timing.
 pub fn test(filters: &[String]) -> Result<()> {
     prepare()?;
+    build::other_layout()?;
     let mut cargo = cargo_with_object("test");
     cargo.args(["--workspace", "--exclude", "ebpf-programs", "--no-fail-fast", "--"]).args(filters);
     report::run(&mut cargo).context("tests")

@@ -22,6 +22,9 @@ pub struct NodeConfig {
     pub overlay_ifindex: u32,
     /// Bits below.
     pub flags: u32,
+    /// Until then, in monotonic nanoseconds, no flow of TCP or SCTP begins: programs over other
+    /// tables are taking these ones' place, which couldn't know it yet.
+    pub held_until: u64,
 }
 
 impl NodeConfig {
@@ -69,4 +72,4 @@ impl NodeState {
     pub const COUNTED: u32 = 1 << 0;
 }
 
-assert_size!(NodeConfig = 56, NodeState = 4);
+assert_size!(NodeConfig = 64, NodeState = 4);

@@ -65,6 +65,9 @@ drop_reasons! {
     IngressDenied = 18, "ingress-policy-denied";
     /// A pod that some policy selects sends what isn't from an address of its own.
     SourceForged = 19, "source-forged";
+    /// What begins a connection, or goes on with one that isn't known yet, while programs of
+    /// another version take over. Its sender sends it again.
+    ChangingOver = 20, "changing-over";
 }
 
 const _: () = {

@@ -28,6 +28,12 @@ impl FlowKey {
     pub const fn reversed(&self) -> Self {
         Self { src: self.dst, dst: self.src, src_port: self.dst_port, dst_port: self.src_port, protocol: self.protocol }
     }
+
+    /// What a packet becomes that answers one of these: no more than its addresses and ports.
+    #[inline(always)]
+    pub const fn mirrored(&self) -> FlowValue {
+        FlowValue { src: self.dst, dst: self.src, src_port: self.dst_port, dst_port: self.src_port, ..FlowValue::EMPTY }
+    }
 }
 
 /// What a packet of the flow becomes, and on whose account.
@@ -55,6 +61,9 @@ pub struct FlowValue {
     pub flags: u32,
     /// Monotonic seconds when the last packet passed.
     pub last_seen: u32,
+    /// What another version might add.
+    #[cfg(feature = "layout-for-tests")]
+    pub spare: u64,
 }
 
 impl FlowValue {
@@ -69,6 +78,8 @@ impl FlowValue {
         generation: 0,
         flags: 0,
         last_seen: 0,
+        #[cfg(feature = "layout-for-tests")]
+        spare: 0,
     };
 
     /// The entry is for packets from the backend.
@@ -155,4 +166,6 @@ pub struct FragmentValue {
     pub protocol: u32,
 }
 
-assert_size!(FlowKey = 40, FlowValue = 56, Beginnings = 16, FragmentKey = 40, FragmentValue = 8);
+assert_size!(FlowKey = 40, Beginnings = 16, FragmentKey = 40, FragmentValue = 8);
+#[cfg(not(feature = "layout-for-tests"))]
+assert_size!(FlowValue = 56);

@@ -315,7 +315,7 @@ fn prepare_for_frontend<T: Tables>(work: &mut Work, tables: &mut T, sender: Send
         backend: backend.id,
         generation: backend.generation,
         flags: external | counted | direct | out_flag(tables, &backend.addr),
-        last_seen: 0,
+        ..FlowValue::EMPTY
     };
     let client_out = if client == Client::Node { 0 } else { out_flag(tables, &headers.src) };
     work.flow.reverse.flags = client_out;

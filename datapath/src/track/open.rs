@@ -5,7 +5,7 @@
 
 use super::{answers_to, ends, over, seconds, unopened};
 use crate::{
-    abi::{Be16, DropReason, FlowKey, FlowValue, NodeState},
+    abi::{Be16, DropReason, FlowKey, FlowValue, NodeState, protocol},
     tables::{Inserted, Tables},
 };
 
@@ -56,9 +56,12 @@ impl NewFlow {
 /// which port was its own.
 ///
 /// # Errors
-/// The reason to drop the packet for: no port left, or no room.
+/// The reason to drop the packet for: no port left, no room, or no flow may begin just now.
 #[inline(never)]
 pub fn open<T: Tables>(tables: &mut T, key: &FlowKey, flow: &mut NewFlow) -> Result<(), DropReason> {
+    if is_held(tables, key.protocol) {
+        return Err(DropReason::ChangingOver);
+    }
     let ports = tables.node().map_or(PORTS, |node| (node.snat_port_first, node.snat_port_last));
     let hides = tables.node().map_or(key.dst, |node| node.address(key.src.family()));
     let forward = &mut flow.forward;
@@ -92,9 +95,13 @@ pub fn open<T: Tables>(tables: &mut T, key: &FlowKey, flow: &mut NewFlow) -> Res
 /// noted of a flow with this key before is forgotten.
 ///
 /// # Errors
-/// The reason to drop the packet for: another flow's answers would look alike, or no room.
+/// The reason to drop the packet for: another flow's answers would look alike, no room, or no
+/// flow may begin just now.
 #[inline(never)]
 pub fn adopt<T: Tables>(tables: &mut T, key: &FlowKey, flow: &mut NewFlow) -> Result<(), DropReason> {
+    if is_held(tables, key.protocol) {
+        return Err(DropReason::ChangingOver);
+    }
     let now = seconds(tables);
     flow.forward.last_seen = now;
     mirror(key, flow);
@@ -126,16 +133,26 @@ pub fn adopt<T: Tables>(tables: &mut T, key: &FlowKey, flow: &mut NewFlow) -> Re
     insert_forward(tables, key, &mut flow.forward, &back)
 }
 
+/// Whether no flow may begin: what would be noted here might not be found by the programs that
+/// see the next packet. Of protocols that send again what is lost.
+#[inline(always)]
+fn is_held<T: Tables>(tables: &T, protocol: u32) -> bool {
+    let until = tables.node().map_or(0, |node| node.held_until);
+    let sends_again = protocol == u32::from(protocol::TCP) || protocol == u32::from(protocol::SCTP);
+    until != 0 && sends_again && tables.now() < until
+}
+
 /// Makes the reverse entry, of which only [`FlowValue::OUT`] is said, the forward one's mirror.
 #[inline(always)]
 fn mirror(key: &FlowKey, flow: &mut NewFlow) {
     let forward = &flow.forward;
     let out = flow.reverse.flags & FlowValue::OUT;
+    let FlowValue { src, dst, src_port, dst_port, .. } = key.mirrored();
     flow.reverse = FlowValue {
-        src: key.dst,
-        dst: key.src,
-        src_port: key.dst_port,
-        dst_port: key.src_port,
+        src,
+        dst,
+        src_port,
+        dst_port,
         flags: forward.flags & FlowValue::EXTERNAL | FlowValue::REVERSE | out,
         ..*forward
     };

@@ -3,7 +3,11 @@
 //! Invariant: programs and tables that are in use stay so until what replaces
 //! them is loaded and filled. This module must not know what the tables say.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
 use tracing::info;
 
@@ -13,6 +17,7 @@ use crate::kernel::{
     cgroup::{Cgroup, CgroupError},
     connections::Connections,
     event_tables::EventTables,
+    heritage::{Heritage, HeritageError},
     links::{Hook, LinkError, Links},
     map::MapError,
     node_tables::NodeTables,
@@ -30,6 +35,8 @@ pub enum DataplaneError {
     #[error(transparent)]
     Bpffs(#[from] BpffsError),
     #[error(transparent)]
+    Heritage(#[from] HeritageError),
+    #[error(transparent)]
     Cgroup(#[from] CgroupError),
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -39,6 +46,21 @@ pub enum DataplaneError {
     Services(#[from] ServiceTableError),
 }
 
+/// Why programs could not take the places of another version's.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each says what its cause says")]
+pub enum ChangeOverError {
+    #[error(transparent)]
+    Heritage(#[from] HeritageError),
+    #[error(transparent)]
+    Bpffs(#[from] BpffsError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
+
+/// For how long no connection begins at most while programs are replaced: what takes longer is broken off.
+const HOLD: Duration = Duration::from_secs(1);
+
 /// Loaded programs and their attachments.
 #[derive(Debug)]
 pub struct Dataplane {
@@ -46,7 +68,8 @@ pub struct Dataplane {
     programs: Programs,
     links: Links,
     socket_lb: bool,
-    takes_over: bool,
+    /// What other versions left that is still in use.
+    heritage: Option<Heritage>,
 }
 
 /// Open tables.
@@ -69,15 +92,18 @@ pub struct Tables {
 
 impl Dataplane {
     /// Loads the programs, with `wire` for XDP, over the pinned tables, which are made
-    /// where there are none. Attaches nothing.
+    /// where there are none, and hold then what another version's held. Attaches nothing.
     pub fn open(paths: &Paths, socket_lb: bool, wire: Option<Program>) -> Result<(Self, Tables), DataplaneError> {
         let cgroup = if socket_lb { Some(Cgroup::open(paths.cgroup.as_deref())?) } else { None };
         let bpffs = Bpffs::prepare(&paths.bpffs)?;
-        let takes_over = bpffs.has_foreign_maps()?;
+        let mut heritage = Heritage::claim(&bpffs)?;
         let maps = bpffs.maps();
         let sockets = SocketHook::ALL.into_iter().filter(|_| socket_lb).map(Program::Socket);
         let programs = Programs::open(&bpffs, &sockets.chain(wire).collect::<Vec<_>>())?;
         let links = Links::new(bpffs.links(), cgroup);
+        if let Some(heritage) = &mut heritage {
+            heritage.carry_all(&maps)?;
+        }
         let tables = Tables {
             services: KernelServiceTables::open(&maps)?,
             pods: PodTables::open(&maps, programs.fd(Program::ChangePod))?,
@@ -87,7 +113,7 @@ impl Dataplane {
             connections: Connections::open(&maps)?,
             events: EventTables::open(&maps)?,
         };
-        Ok((Self { bpffs, programs, links, socket_lb, takes_over }, tables))
+        Ok((Self { bpffs, programs, links, socket_lb, heritage }, tables))
     }
 
     /// The programs.
@@ -103,7 +129,43 @@ impl Dataplane {
     /// Whether what is attached uses tables of another layout, so that programs
     /// may be replaced only once ours are filled.
     pub fn takes_over(&self) -> bool {
-        self.takes_over
+        self.heritage.is_some()
+    }
+
+    /// Puts our programs in the places of another version's, all within a moment, with nothing lost that
+    /// was noted in its tables meanwhile. `wanted` are those for interfaces; ours are filled.
+    ///
+    /// Interrupted after any step, this version and the other each find what they need: what a directory of
+    /// tables lacks, another still has.
+    pub fn change_over(&mut self, wanted: &BTreeMap<Hook, Program>) -> Result<(), ChangeOverError> {
+        let Some(mut heritage) = self.heritage.take() else { return Ok(self.bpffs.set_in_force()?) };
+        heritage.hold(HOLD)?;
+        let changed = self.change_places(&mut heritage, wanted);
+        let released = heritage.hold(Duration::ZERO);
+        self.heritage = Some(heritage);
+        changed.and(released.map_err(Into::into))
+    }
+
+    fn change_places(&self, heritage: &mut Heritage, wanted: &BTreeMap<Hook, Program>) -> Result<(), ChangeOverError> {
+        heritage.carry_news(false)?;
+        self.bpffs.set_in_force()?;
+        let mut result = Ok(());
+        for hook in self.links.pinned()? {
+            let program = match hook {
+                Hook::Socket(socket) => Some(Program::Socket(socket)),
+                Hook::DriverXdp(_) => Some(Program::FromWire),
+                Hook::GenericXdp(_) => Some(Program::FromWireGeneric),
+                Hook::Ingress(_) | Hook::Egress(_) => wanted.get(&hook).copied(),
+            };
+            // What isn't wanted is taken off afterwards.
+            let Some(program) = program.filter(|program| self.programs.has(*program)) else { continue };
+            match self.links.replace(hook, self.programs.fd(program)) {
+                Err(error) if !error.is_gone() => result = Err(error.into()),
+                _ => {}
+            }
+        }
+        heritage.carry_news(true)?;
+        result
     }
 
     /// Sees to it that a program is at a hook.
@@ -180,7 +242,7 @@ impl Dataplane {
         for dir in self.bpffs.remove_others(self.programs.dir())? {
             info!(pins = %dir.display(), "removed what another version left");
         }
-        self.takes_over = false;
+        self.heritage = None;
         Ok(())
     }
 }

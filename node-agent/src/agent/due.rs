@@ -45,6 +45,10 @@ impl Agent {
                 self.take_from_kube_proxy();
             }
         }
+        if self.reclaim_at.is_some_and(|at| now >= at) && self.dataplane.takes_over() {
+            // Another version's programs may go by what was replaced.
+            self.reclaim_at = Some(now + IDLE);
+        }
         if self.reclaim_at.is_some_and(|at| now >= at) {
             self.reclaim_at = None;
             let freed = self.services.reclaim();

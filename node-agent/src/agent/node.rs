@@ -205,6 +205,7 @@ impl Node {
                 host_ifindex,
                 overlay_ifindex: self.overlay.map_or(0, |(ifindex, _)| ifindex),
                 flags: self.flags,
+                held_until: 0,
             },
         )?;
         Ok(())

@@ -99,7 +99,14 @@ impl KernelPods<'_> {
         Ok(link)
     }
 
-    fn write_tables(&self, pod: &Attachment) -> Result<(), MapError> {
+    /// The programs at a pod's interface.
+    pub fn programs(&self, pod: &Attachment) -> [(Hook, Program); 2] {
+        let [ingress, egress] = Self::hooks(pod);
+        [(ingress, self.sending_program(pod)), (egress, Program::ToPod)]
+    }
+
+    /// Writes a pod's table entries.
+    pub fn write_tables(&self, pod: &Attachment) -> Result<(), MapError> {
         for ip in &pod.addresses {
             let addr = Addr::from(*ip);
             self.tables.set(addr, &self.value(pod, &addr))?;

@@ -12,6 +12,7 @@ use tracing::{debug, info};
 
 use super::{
     agent::{Agent, Pending, Phase},
+    dataplane::ChangeOverError,
     due::IDLE,
     install,
     metrics::Applied,
@@ -20,9 +21,20 @@ use super::{
 };
 use crate::{
     cni::service::CniService,
-    kernel::{links::LinkError, memory, netlink::OVERLAY_DEVICE},
+    kernel::{links::LinkError, map::MapError, memory, netlink::OVERLAY_DEVICE},
     model::{Dirty, objects::ObjectKey},
 };
+
+/// Why this version's programs aren't in the places of another's.
+#[derive(Debug, thiserror::Error)]
+enum TakeOverError {
+    /// The pods aren't in our tables.
+    #[error(transparent)]
+    Pods(#[from] MapError),
+    /// The programs aren't replaced.
+    #[error(transparent)]
+    Programs(#[from] ChangeOverError),
+}
 
 /// How the subjects of Nodes' problems begin.
 const NODE: &str = "Node ";
@@ -179,7 +191,12 @@ impl Agent {
 
     /// The tables are filled: the programs over them go to work everywhere.
     pub(super) async fn take_over(&mut self) {
-        if self.dataplane.takes_over() {
+        let takes_over = self.dataplane.takes_over();
+        let changed = self.change_over();
+        if !self.problems.record("taking over from another version", changed) {
+            return;
+        }
+        if takes_over {
             self.restore_pods().await;
         }
         // Before any of its packets is met, and again what has begun meanwhile.
@@ -208,6 +225,19 @@ impl Agent {
             "in sync"
         );
         memory::give_back();
+    }
+
+    /// Our programs take the places of another version's, over tables in which all pods are.
+    fn change_over(&mut self) -> Result<(), TakeOverError> {
+        let mut wanted: BTreeMap<_, _> = self.node.hooks().into_iter().chain(self.foreign_pods.hooks()).collect();
+        if self.dataplane.takes_over() {
+            let pods = self.kernel_pods();
+            for attachment in self.cni.iter().flat_map(CniService::attachments) {
+                pods.write_tables(attachment)?;
+                wanted.extend(pods.programs(attachment));
+            }
+        }
+        Ok(self.dataplane.change_over(&wanted)?)
     }
 
     fn prune(&self) -> Result<(), LinkError> {

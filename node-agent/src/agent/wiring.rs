@@ -96,6 +96,10 @@ impl Agent {
             }
         };
         let before = std::mem::replace(&mut self.shaping, now);
+        if self.dataplane.takes_over() {
+            // Another version's programs are at work; ours will be told where they take over.
+            return;
+        }
         let is_changed = |ifindex| self.shaping.get(ifindex) != before.get(ifindex);
         let pods = self.kernel_pods();
         let attachments = self.cni.iter().flat_map(CniService::attachments);

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! <bpffs>/maps-<layout hash>/<TABLE>   tables, one directory a layout
+//! <bpffs>/maps-<layout hash>/meanings  what they mean: a symbolic link to nowhere, whose target says it
+//! <bpffs>/in-force                     a symbolic link to the tables of the programs that are attached
 //! <bpffs>/programs-<tag>/<program>     programs, loaded over those very tables
 //! <bpffs>/links/<hook>                 attachments
 //! ```
@@ -13,6 +15,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
@@ -28,6 +31,12 @@ const DEFAULT_MOUNT: &str = "/sys/fs/bpf";
 const MAPS_PREFIX: &str = "maps-";
 const PROGRAMS_PREFIX: &str = "programs-";
 const LINKS: &str = "links";
+const IN_FORCE: &str = "in-force";
+const MEANINGS: &str = "meanings";
+/// In a directory of tables that have been in force.
+const SERVED: &str = "served";
+/// What the name of tables of ours ends with that were in force before another version's.
+const LEFT: &str = "-left";
 
 /// Why the pin directory can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -72,9 +81,8 @@ impl Bpffs {
                 .map_err(|source| BpffsError::Mount { path: point.to_owned(), source })?;
         }
         let bpffs = Self { root: root.to_owned() };
-        for dir in [bpffs.maps(), bpffs.links()] {
-            fs::create_dir_all(&dir).map_err(access("make the directory", &dir))?;
-        }
+        let links = bpffs.links();
+        fs::create_dir_all(&links).map_err(access("make the directory", &links))?;
         Ok(bpffs)
     }
 
@@ -103,10 +111,62 @@ impl Bpffs {
         self.root.join(format!("{PROGRAMS_PREFIX}unfinished"))
     }
 
-    /// Whether there are tables of another layout, left by another version.
-    pub fn has_foreign_maps(&self) -> Result<bool, BpffsError> {
+    /// The tables of other layouts, left by other versions, and ours from before those.
+    pub fn foreign_maps(&self) -> Result<Vec<PathBuf>, BpffsError> {
         let ours = self.maps();
-        Ok(entries(&self.root)?.iter().any(|path| has_prefix(path, MAPS_PREFIX) && *path != ours))
+        Ok(entries(&self.root)?.into_iter().filter(|path| has_prefix(path, MAPS_PREFIX) && *path != ours).collect())
+    }
+
+    /// The tables of the programs that are attached, as far as an agent has said.
+    pub fn in_force(&self) -> Option<PathBuf> {
+        let target = fs::read_link(self.root.join(IN_FORCE)).ok()?;
+        Some(self.root.join(target)).filter(|maps| maps.is_dir())
+    }
+
+    /// Says that ours are these tables from now on.
+    pub fn set_in_force(&self) -> Result<(), BpffsError> {
+        let (ours, place) = (self.maps(), self.root.join(IN_FORCE));
+        link_to(SERVED, &ours.join(SERVED))?;
+        if self.in_force().as_ref() == Some(&ours) {
+            return Ok(());
+        }
+        let nascent = self.root.join(format!("{IN_FORCE}-next"));
+        remove_file(&nascent)?;
+        link_to(ours.file_name().and_then(|name| name.to_str()).unwrap_or_default(), &nascent)?;
+        // In one step: there is always one that says so.
+        fs::rename(&nascent, &place).map_err(access("replace", &place))
+    }
+
+    /// Makes the directory of our tables, if it isn't there, and says in it what they mean.
+    pub fn make_maps(&self, meanings: &str) -> Result<(), BpffsError> {
+        let ours = self.maps();
+        fs::create_dir_all(&ours).map_err(access("make the directory", &ours))?;
+        link_to(meanings, &ours.join(MEANINGS))
+    }
+
+    /// What the version that made these tables says that they mean.
+    pub fn meanings(maps: &Path) -> Option<String> {
+        Some(fs::read_link(maps.join(MEANINGS)).ok()?.to_str()?.to_owned())
+    }
+
+    /// Clears the way for tables of ours where another version's are in force: what was in force before them is
+    /// put aside, and what never was is removed. So are pinned programs, which would keep them alive.
+    pub fn begin_anew(&self) -> Result<(), BpffsError> {
+        for dir in entries(&self.root)?.iter().filter(|path| has_prefix(path, PROGRAMS_PREFIX)) {
+            remove_pins(dir)?;
+        }
+        let ours = self.maps();
+        if !ours.is_dir() {
+            return Ok(());
+        }
+        if fs::symlink_metadata(ours.join(SERVED)).is_err() {
+            return remove_pins(&ours);
+        }
+        let left = self.root.join(format!("{MAPS_PREFIX}{:016x}{LEFT}", layout_hash()));
+        if left.is_dir() {
+            remove_pins(&left)?;
+        }
+        fs::rename(&ours, &left).map_err(access("put aside", &ours))
     }
 
     /// Removes the tables of other layouts and all programs but those pinned in
@@ -123,6 +183,11 @@ impl Bpffs {
     /// the mount if it is ours and empty. Says what was removed.
     pub fn remove(self) -> Result<Vec<String>, BpffsError> {
         let mut removed = Vec::new();
+        for link in [IN_FORCE.to_owned(), format!("{IN_FORCE}-next")].map(|name| self.root.join(name)) {
+            if remove_file(&link)? {
+                removed.push(link.display().to_string());
+            }
+        }
         for dir in entries(&self.root)? {
             if is_ours(&dir) {
                 remove_pins(&dir)?;
@@ -154,6 +219,22 @@ impl Bpffs {
 fn is_empty(dir: &Path) -> Result<bool, BpffsError> {
     let is_kernels = |path: &PathBuf| path.ends_with("maps.debug") || path.ends_with("progs.debug");
     Ok(entries(dir)?.iter().all(is_kernels))
+}
+
+/// A symbolic link to whatever `target` says, unless there is one.
+fn link_to(target: &str, link: &Path) -> Result<(), BpffsError> {
+    match symlink(target, link) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result.map_err(access("make the link", link)),
+    }
+}
+
+/// Removes a file; false if there is none.
+fn remove_file(path: &Path) -> Result<bool, BpffsError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        result => result.map(|()| true).map_err(access("remove", path)),
+    }
 }
 
 /// Removes a directory of pins.

@@ -140,12 +140,11 @@ impl Links {
 
     /// Sees to it that `program` is at the hook, in the place of whatever program of ours was there.
     pub fn attach(&self, hook: Hook, program: BorrowedFd<'_>) -> Result<(), LinkError> {
+        if self.replace(hook, program)? {
+            return Ok(());
+        }
         let pin = self.pin(hook);
         if let Ok(link) = sys::open_pin(&pin) {
-            let target = sys::link_target(link.as_fd()).map_err(error("inspect", hook))?;
-            if Some(target) == hook.target(self.cgroup.as_ref()) {
-                return sys::link_update(link.as_fd(), program).map_err(error("replace the program at", hook));
-            }
             // A cgroup or interface that we no longer use; if it is still there our program must leave it.
             let _ = sys::link_detach(link.as_fd());
             fs::remove_file(&pin).map_err(error("remove the stale pin of", hook))?;
@@ -165,6 +164,17 @@ impl Links {
         };
         let link = link.map_err(error("attach to", hook))?;
         sys::pin(link.as_fd(), &pin).map_err(error("pin the link of", hook))
+    }
+
+    /// Puts `program` in the place of the one that is at the hook; false: no program of ours is there.
+    pub fn replace(&self, hook: Hook, program: BorrowedFd<'_>) -> Result<bool, LinkError> {
+        let Ok(link) = sys::open_pin(&self.pin(hook)) else { return Ok(false) };
+        let target = sys::link_target(link.as_fd()).map_err(error("inspect", hook))?;
+        if Some(target) != hook.target(self.cgroup.as_ref()) {
+            return Ok(false);
+        }
+        sys::link_update(link.as_fd(), program).map_err(error("replace the program at", hook))?;
+        Ok(true)
     }
 
     /// Takes our program off a hook; nothing happens if there is none.

@@ -7,6 +7,7 @@
 mod attributes;
 mod mapped;
 mod plain;
+mod raw_map;
 mod readers;
 mod sys;
 
@@ -17,6 +18,7 @@ pub mod connections;
 pub mod counters;
 pub mod event_tables;
 pub mod flow_table;
+pub mod heritage;
 pub mod links;
 pub mod live_tables;
 pub mod map;

@@ -249,6 +249,11 @@ impl Programs {
         self.fds.values().next().map_or(Ok(true), |program| sys::is_compiled(program.as_fd()))
     }
 
+    /// Whether a program is loaded.
+    pub fn has(&self, program: Program) -> bool {
+        self.fds.contains_key(&program)
+    }
+
     /// A program's descriptor.
     ///
     /// # Panics

@@ -189,6 +189,26 @@ fn lookup_raw(map: BorrowedFd<'_>, key: *const u8, value: *mut u8) -> io::Result
     found(bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr))
 }
 
+/// Reads an entry of whatever map into `value`; false if it isn't there. `key` and `value` are as long as the map's keys
+/// and values, as the caller has checked; of a per-CPU map there is a value for each possible CPU.
+pub(super) fn map_lookup_bytes(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+    lookup_raw(map, key.as_ptr(), value.as_mut_ptr())
+}
+
+/// Writes an entry of whatever map, likewise.
+pub(super) fn map_update_bytes(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
+    map_update_raw(map, key.as_ptr(), value.as_ptr())
+}
+
+/// The key after `key` of whatever map, or the first, put into `next`; false if there is none.
+pub(super) fn map_next_key_bytes(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = raw(map);
+    attr.__bindgen_anon_2.key = key.map_or(0, |key| key.as_ptr() as u64);
+    attr.__bindgen_anon_2.__bindgen_anon_1.next_key = next.as_mut_ptr() as u64;
+    found(bpf(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attr))
+}
+
 fn found(result: io::Result<RawFd>) -> io::Result<bool> {
     match result {
         Ok(_) => Ok(true),

@@ -28,6 +28,17 @@ pub fn binary() -> PathBuf {
     path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}; `cargo xtask build` builds it", path.display()))
 }
 
+/// The same sources with another layout of several tables, as if it were another version.
+///
+/// # Panics
+/// If it isn't built.
+#[track_caller]
+pub fn other_binary() -> PathBuf {
+    let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/upgrade/fairlead");
+    let path = env::var_os("FAIRLEAD_OTHER_BINARY").map_or_else(|| PathBuf::from(built), PathBuf::from);
+    path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}; `cargo xtask test` builds it", path.display()))
+}
+
 /// A running agent. Dropping it kills it, as a crash would.
 #[derive(Debug)]
 pub struct Agent {

@@ -20,7 +20,7 @@ use std::{
     },
 };
 
-pub use agent::{Agent, binary};
+pub use agent::{Agent, binary, other_binary};
 pub use link::{Families, Link};
 pub use node::Node;
 use node::{Site, Spot};

@@ -61,6 +61,8 @@ struct Inner {
     cgroup: PathBuf,
     agent: Mutex<Option<Agent>>,
     flags: Mutex<Vec<String>>,
+    /// The agent's binary, if it isn't the usual one.
+    binary: Mutex<Option<PathBuf>>,
 }
 
 impl Node {
@@ -96,6 +98,7 @@ impl Node {
             cgroup: sandbox.cgroup().join(name),
             agent: Mutex::new(None),
             flags: Mutex::new(Vec::new()),
+            binary: Mutex::new(None),
         };
         let node = Self { inner: Arc::new(inner) };
         for directory in [node.run_dir(), node.cni_conf_dir(), node.cni_bin_dir(), node.bpf_mount()] {
@@ -190,7 +193,8 @@ impl Node {
 
     /// The command that starts an agent on this node.
     pub fn agent_command(&self, flags: &[String]) -> Command {
-        let mut command = self.command(&binary().display().to_string());
+        let binary = lock(&self.inner.binary).clone().unwrap_or_else(binary);
+        let mut command = self.command(&binary.display().to_string());
         command.arg("agent").args(["--node-name", &self.inner.name]);
         command.arg(format!("--source=dir:{}", self.inner.source.path().display()));
         for (flag, path) in [
@@ -219,6 +223,11 @@ impl Node {
     pub fn spawn_agent(&self) {
         let flags = lock(&self.inner.flags).clone();
         *self.agent() = Some(Agent::spawn(self.agent_command(&flags), &self.log_path()));
+    }
+
+    /// The next agent is of this binary.
+    pub fn use_binary(&self, binary: PathBuf) {
+        *lock(&self.inner.binary) = Some(binary);
     }
 
     /// Ends the agent by SIGKILL.

@@ -91,7 +91,7 @@ impl Encode for Be16 {
 }
 
 structures! {
-    NodeConfig { netns_cookie, v4, v6, snat_port_first, snat_port_last, host_ifindex, overlay_ifindex, flags }
+    NodeConfig { netns_cookie, v4, v6, snat_port_first, snat_port_last, host_ifindex, overlay_ifindex, flags, held_until }
     NodeState { nat_protocols }
     FrontendKey { addr, port, protocol, pad }
     BlockRef { base, len }

@@ -72,6 +72,7 @@ impl World {
                 host_ifindex: HOST_IFINDEX,
                 overlay_ifindex: OVERLAY_IFINDEX,
                 flags: 0,
+                held_until: 0,
             },
             backends: vec![Backend::default()],
             networks: FAMILIES.into_iter().flat_map(networks).collect(),

@@ -39,6 +39,7 @@ const PURE: &[&str] = &[
     "node-agent/src/policy/",
     "node-agent/src/inspect/",
     "node-agent/src/routing/",
+    "node-agent/src/upgrade/",
 ];
 
 const RULES: &[Rule] = &[

@@ -295,6 +295,7 @@ impl<'a> Story<'a> {
             DropReason::BackendMissing => {
                 "a frontend names a backend that isn't there: restart the agent, and report this"
             }
+            DropReason::ChangingOver => "another version takes over just now, no connection begins for a moment",
             DropReason::SourceForged => "the pod sends from an address that isn't its own",
             _ => "see docs for this drop reason",
         };

@@ -1,8 +1,10 @@
 //! Services: to a backend and back, from pods and from the node, wherever the backend is.
 
-use datapath::abi::{Addr, Family, protocol};
+use datapath::abi::{Addr, DropReason, Family, protocol};
 
-use super::{BACKEND, BACKEND_PORT, CLIENT, CLIENT_PORT, CLUSTER_IP, PROTOCOLS, SERVICE_PORT, ends, name, world_with};
+use super::{
+    BACKEND, BACKEND_PORT, CLIENT, CLIENT_PORT, CLUSTER_IP, OTHER, PROTOCOLS, SERVICE_PORT, ends, name, world_with,
+};
 use crate::packets::{
     build::{ACK, Packet, answering, opening, tcp},
     case::{Case, Expected::*, Program::*},
@@ -23,6 +25,7 @@ pub fn cases() -> Vec<Case> {
                 from_the_node_to_a_local_pod(protocol, family),
                 from_the_node_to_a_remote_pod(protocol, family),
                 from_the_node_to_itself(protocol, family),
+                while_another_version_takes_over(protocol, family),
             ]);
         }
     }
@@ -47,6 +50,30 @@ fn to_a_local_pod(protocol: u8, family: Family) -> Case {
         .packet(FromPod, &answer, ToPod(CLIENT), answer.between(e.service, e.client))
         .packet(FromPod, &second, ToPod(BACKEND), second.between(e.client, e.backend))
         .packet(FromPod, &answer, ToPod(CLIENT), answer.between(e.service, e.client))
+}
+
+/// What is known goes on; what would begin waits, where it is sent again by itself.
+fn while_another_version_takes_over(protocol: u8, family: Family) -> Case {
+    let e = ends(family);
+    let known = opening(protocol, e.client, e.service);
+    let answer = answering(protocol, e.backend, e.client);
+    let second = later(protocol, e.client, e.service);
+    let new = opening(protocol, OTHER.at(family, CLIENT_PORT), e.service);
+    let becomes = new.between(OTHER.at(family, CLIENT_PORT), e.backend);
+    let case = Case::new(
+        format!("while another version takes over: {}", name(protocol, family)),
+        world_with(protocol, BACKEND),
+    )
+    .packet(FromPod, &known, ToPod(BACKEND), known.between(e.client, e.backend))
+    .change(|world| world.tables.node.held_until = u64::MAX)
+    .packet(FromPod, &answer, ToPod(CLIENT), answer.between(e.service, e.client))
+    .packet(FromPod, &second, ToPod(BACKEND), second.between(e.client, e.backend));
+    let case = match protocol {
+        protocol::UDP => case,
+        _ => case.dropped(FromPod, &new, DropReason::ChangingOver),
+    };
+    // A time that is over.
+    case.change(|world| world.tables.node.held_until = 1).packet(FromPod, &new, ToPod(BACKEND), becomes)
 }
 
 fn to_a_remote_pod(protocol: u8, family: Family) -> Case {

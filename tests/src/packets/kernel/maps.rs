@@ -49,7 +49,7 @@ impl Maps<'_> {
     pub fn write(&mut self, tables: &MemoryTables, clock: &Clock) -> Result<()> {
         self.forget_concerns()?;
         let node = tables.node.bytes();
-        self.array::<56>("NODE_CONFIG")?.set(0, node, 0)?;
+        self.array::<64>("NODE_CONFIG")?.set(0, node, 0)?;
         let mut connections = self.array::<4>("CONNECTIONS")?;
         for id in 0..tables.backends.len() as u32 {
             connections.set(id, tables.connections(id).bytes(), 0)?;
