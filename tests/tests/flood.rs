@@ -52,7 +52,7 @@ fn silent_connections_outlive_a_flood_during_which_new_ones_are_served() {
     for (before, after) in served.into_iter().zip(served_since) {
         assert!(after > before + 20, "hardly anybody was served during the flood: {before}, then {after}");
     }
-    loads.map(|load| load.stop());
+    loads.into_iter().for_each(|load| drop(load.stop()));
 
     let (entries, capacity) = node.fill("FLOWS");
     assert!(entries < capacity / 3, "{entries} of {capacity}");

@@ -197,7 +197,7 @@ pub(super) fn map_lookup_bytes(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]
 
 /// Writes an entry of whatever map, likewise.
 pub(super) fn map_update_bytes(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
-    map_update_raw(map, key.as_ptr(), value.as_ptr())
+    map_update_raw(map, key.as_ptr(), value.as_ptr(), BPF_ANY)
 }
 
 /// The key after `key` of whatever map, or the first, put into `next`; false if there is none.

@@ -47,7 +47,7 @@ impl Router<'_> {
         let by_stack = matches!(verdict, Verdict::Pass | Verdict::Reroute);
         let is_own = destination::is_own(tables, &becomes.addr);
         match verdict {
-            Verdict::ToPod(pod) => Some(self.into_pod(&pod)),
+            Verdict::ToPod(pod) => Some(self.way_into_pod(&pod)),
             Verdict::Pass if place == Place::NodeToPod => Some(self.to_pod(tables, &becomes.addr)),
             Verdict::Pass if is_own => Some("up into the node's own stack".into()),
             Verdict::Reroute if is_own => Some("back into the node's own stack, by the device fairlead0".into()),
@@ -66,7 +66,7 @@ impl Router<'_> {
         format!("by the node's stack {}", self.out(addr))
     }
 
-    fn into_pod(&self, pod: &PodValue) -> String {
+    fn way_into_pod(&self, pod: &PodValue) -> String {
         let interface = self.interface(pod.ifindex);
         match pod.flags & PodValue::SHAPED {
             0 => format!("straight into the pod's namespace, past the node's stack ({interface})"),
