@@ -209,14 +209,16 @@ fn policies_of_the_backend_see_the_true_client() {
     let _log = LogOnFailure(&bed.cluster);
     bed.cluster.apply(&bed.service(&[1]));
     let isolate = |sources: &[IpAddr]| {
+        // A rule without peers would allow everybody.
+        let rules = |from: Vec<Value>| if from.is_empty() { json!([]) } else { json!([{"from": from}]) };
         let block = |ip: &IpAddr| json!({"ipBlock": {"cidr": format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 })}});
-        let from: Vec<Value> = sources.iter().map(block).collect();
+        let ingress = rules(sources.iter().map(block).collect());
         let policy = json!({
             "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
             "metadata": {"namespace": "default", "name": "isolate"},
             // Who may come is all that is said: answers are nobody's own traffic.
             "spec": {
-                "podSelector": {}, "policyTypes": ["Ingress", "Egress"], "ingress": [{"from": from}], "egress": [],
+                "podSelector": {}, "policyTypes": ["Ingress", "Egress"], "ingress": ingress, "egress": [],
             },
         });
         bed.cluster.directory().write("policy.isolate.json", &policy.to_string());

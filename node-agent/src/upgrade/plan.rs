@@ -159,6 +159,7 @@ mod tests {
                     without("BLOCKS", "BACKENDS"),
                     without("SOURCE_RANGES", "BACKENDS"),
                     without("CONNECTIONS", "BACKENDS"),
+                    without("SERVICE_CONNECTIONS", "FRONTENDS"),
                     without("AFFINITY", "BACKENDS"),
                     without("FLOWS", "BACKENDS"),
                     without("SOCKET_PEERS", "BACKENDS"),

@@ -3,7 +3,7 @@
 use datapath::abi::{Addr, Backend, Be16, BlockRef, FrontendKey, FrontendValue, SourceRangeKey, protocol};
 use node_agent::{
     model::objects::{LoadBalancerIngress, ObjectKey, Service, ServiceType},
-    plan::{Capacities, ServicePlan},
+    plan::{Capacities, ServicePlan, ServiceTables as _},
 };
 
 use crate::{
@@ -172,6 +172,7 @@ fn what_was_counted_stays_with_its_service_port_and_is_nobody_elses() {
     assert!(tables.counted.contains(&two));
 
     // The agent ends before it forgets it, and another one gives out no id that has a counter.
+    tables.wait_for_readers().expect("no fault");
     let mut plan = ServicePlan::new(room);
     plan.adopt(tables.snapshot());
     set_services(&mut plan);
