@@ -75,7 +75,7 @@ pub fn inherit<T: Tables>(
     };
     let client = Sender::Network.client(tables, &key.src);
     let external = if client.scope(&frontend) == Scope::External { FlowValue::EXTERNAL } else { 0 };
-    let forward = FlowValue {
+    let mut forward = FlowValue {
         src: becomes.src,
         dst: becomes.dst,
         src_port: becomes.src_port,
@@ -84,8 +84,9 @@ pub fn inherit<T: Tables>(
         backend,
         generation,
         flags: external | FlowValue::OUT | FlowValue::ESTABLISHED,
-        last_seen: track::seconds(tables),
+        ..FlowValue::EMPTY
     };
+    forward.last_seen = track::seconds(tables);
     Inheritance::Flow(NewFlow::begun(key, forward, FlowValue::OUT | FlowValue::ESTABLISHED))
 }
 

@@ -210,13 +210,18 @@ fn direct_from_pod<P: Packet, T: Tables>(packet: &mut P, work: &mut Work, tables
     }
     let suspects = suspects(&work.headers);
     let ends = suspects | PodValue::servers(suspects);
-    if tables.pod(&work.headers.src).is_none_or(|pod| pod.nat_protocols & ends != 0)
-        && translate::follow(packet, work, tables, Sender::Pod)
-    {
+    let sender = tables.pod(&work.headers.src).map(|pod| pod.nat_protocols);
+    if sender.is_none_or(|nat| nat & ends != 0) && translate::follow(packet, work, tables, Sender::Pod) {
         return;
     }
     let network = tables.network(&work.headers.dst).copied().unwrap_or_default();
     if network.kind == NetworkValue::PODS {
+        // Between pods that another plugin wired its own ways lead: across its bridge, say, where a
+        // neighbour's advertisement that has lost a hop is none.
+        if sender.is_none() {
+            work.verdict = Verdict::Pass;
+            return;
+        }
         return to_other_node(work, &network);
     }
     if translate::begin(packet, work, tables, Sender::Pod) {
