@@ -18,7 +18,7 @@ pub fn change_pod(ctx: TcContext) -> i32 {
     let Some([a, b, c, d, ifindex, flags, _, mac_begin, mac_end, policy_set]) = frame.read::<10>(0) else {
         return PodChange::NO_POD as i32;
     };
-    let Some(pod) = maps::PODS.get_ptr_mut(&Addr([a, b, c, d])) else { return PodChange::NO_POD as i32 };
+    let Some(pod) = maps::PODS.get_ptr_mut(Addr([a, b, c, d])) else { return PodChange::NO_POD as i32 };
     // SAFETY: the map gave a valid pointer; nobody writes to these fields of an entry that is there.
     let (index, [p, q, r, s, t, u]) = unsafe { ((*pod).ifindex, (*pod).mac) };
     let mac = [u32::from_ne_bytes([p, q, r, s]), u32::from_ne_bytes([t, u, 0, 0])];

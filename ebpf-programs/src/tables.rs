@@ -75,7 +75,7 @@ fn add_one<K>(counters: &PerCpuHashMap<K, u64>, key: &K) -> bool {
 #[inline(never)]
 fn first_of_service(service: u32) {
     for service in [service, 0] {
-        let inserted = maps::SERVICE_CONNECTIONS.insert(&service, 1, u64::from(BPF_NOEXIST));
+        let inserted = maps::SERVICE_CONNECTIONS.insert(service, 1, u64::from(BPF_NOEXIST));
         // Another CPU may have been first.
         if inserted.is_ok() || add_one(&maps::SERVICE_CONNECTIONS, &service) {
             return;
