@@ -5,7 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, json};
 use tests::{
     bench::kube_proxy::{Mode, Rules},
     cluster::{Cluster, LogOnFailure, Node, Plan, Pod},
@@ -20,21 +19,6 @@ const UDP: (Transport, u16) = (Transport::Udp, 5353);
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Every pod's.
 const POD_CIDR: &str = "10.244.0.0/16";
-
-/// A conflist of Debian's plugins.
-fn use_plugin(node: &Node, plugin: &str) {
-    node.add_plugin(plugin);
-    node.add_plugin("host-local");
-    let ranges: Vec<Value> = node.pod_cidrs().iter().map(|cidr| json!([{ "subnet": cidr }])).collect();
-    let ipam = json!({
-        "type": "host-local",
-        "dataDir": node.run_dir().join("host-local"),
-        "ranges": ranges,
-        "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
-    });
-    let plugin = json!({ "type": plugin, "bridge": "cni0", "isGateway": true, "ipMasq": false, "ipam": ipam });
-    node.use_conflist(&json!({ "cniVersion": "1.0.0", "name": "other", "plugins": [plugin] }));
-}
 
 fn pod(node: &Node, name: &str) -> Pod {
     let pod = node.unknown_pod(name);
@@ -58,8 +42,8 @@ impl World {
     fn new(plugin: &'static str) -> Self {
         let cluster = Plan::default().node("node-a").node("node-b").without_agents();
         let [node, other] = [0, 1].map(|i| &cluster.nodes()[i]);
-        use_plugin(node, plugin);
-        use_plugin(other, "ptp");
+        node.use_other_plugin(plugin);
+        other.use_other_plugin("ptp");
         for (node, other) in [(node, other), (other, node)] {
             node.namespace().sysctl("net.ipv4.ip_forward", "1");
             let route = format!("route add {} via {}", other.pod_cidrs()[0], other.addresses()[0]);

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tests::{
     cluster::{Cluster, LogOnFailure, Node, Outside, Plan, Pod},
     manifest::{Endpoint, Service},
@@ -14,21 +14,6 @@ const TCP: (Transport, u16) = (Transport::Tcp, 8080);
 const UDP: (Transport, u16) = (Transport::Udp, 5353);
 const NODE_PORTS: [(Transport, u16); 2] = [(Transport::Tcp, 30080), (Transport::Udp, 30053)];
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Has runtimes call Debian's plugin of this type.
-fn use_plugin(node: &Node, plugin: &str) {
-    node.add_plugin(plugin);
-    node.add_plugin("host-local");
-    let ranges: Vec<Value> = node.pod_cidrs().iter().map(|cidr| json!([{ "subnet": cidr }])).collect();
-    let ipam = json!({
-        "type": "host-local",
-        "dataDir": node.run_dir().join("host-local"),
-        "ranges": ranges,
-        "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
-    });
-    let plugin = json!({ "type": plugin, "bridge": "cni0", "isGateway": true, "ipMasq": false, "ipam": ipam });
-    node.use_conflist(&json!({ "cniVersion": "1.0.0", "name": "other", "plugins": [plugin] }));
-}
 
 /// Waits until the agent has found so many pods' interfaces.
 fn wait_for_interfaces(node: &Node, count: usize) {
@@ -46,7 +31,7 @@ fn check(plugin: &str, flag: &str) {
     let _log = LogOnFailure(&cluster);
     let node = cluster.node();
     assert!(!node.cni_conf_dir().join("10-fairlead.conflist").exists(), "no plugin of ours is installed");
-    use_plugin(node, plugin);
+    node.use_other_plugin(plugin);
     let pods = node.pods("backend", 3);
     let client = node.pod("client");
     let _servers: Vec<_> = pods.iter().map(|pod| pod.serve(&[TCP, UDP])).collect();
@@ -156,7 +141,7 @@ fn node_ports_beside_another_plugin() {
         let cluster = Cluster::of_one(&["--cni=false"]);
         let _log = LogOnFailure(&cluster);
         let node = cluster.node();
-        use_plugin(node, plugin);
+        node.use_other_plugin(plugin);
         let pods = node.pods("backend", 2);
         let _servers: Vec<_> = pods.iter().map(|pod| pod.serve(&[TCP, UDP])).collect();
         let service =
@@ -181,7 +166,7 @@ fn outside_addresses_beside_another_plugin() {
         let cluster = Cluster::of_one(&["--cni=false", "--socket-lb=false"]);
         let _log = LogOnFailure(&cluster);
         let (node, outside) = (cluster.node(), cluster.outside());
-        use_plugin(node, plugin);
+        node.use_other_plugin(plugin);
         let pod = node.pod("backend");
         let _server = pod.serve(&[TCP, UDP]);
         wait_for_interfaces(node, 1);
@@ -221,8 +206,8 @@ fn backends_on_another_node() {
     let cluster = Plan::default().node("node-a").node("node-b").flag("--cni=false").flag("--socket-lb=false").start();
     let _log = LogOnFailure(&cluster);
     let [near, far] = [0, 1].map(|i| &cluster.nodes()[i]);
-    use_plugin(near, "bridge");
-    use_plugin(far, "ptp");
+    near.use_other_plugin("bridge");
+    far.use_other_plugin("ptp");
     // What the other plugin's daemon would do.
     for (node, other) in [(near, far), (far, near)] {
         for (cidr, address) in other.pod_cidrs().iter().zip(other.addresses()) {

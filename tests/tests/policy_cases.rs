@@ -16,17 +16,10 @@ use serde_json::{Value, json};
 use tests::{
     cluster::{Cluster, LogOnFailure, Plan, Pod},
     manifest::Service,
+    policed::LISTEN,
     traffic::{Dial, Outcome, Place, Server, Transport},
 };
 
-const LISTEN: [(Transport, u16); 6] = [
-    (Transport::Tcp, 80),
-    (Transport::Udp, 80),
-    (Transport::Sctp, 80),
-    (Transport::Tcp, 81),
-    (Transport::Udp, 81),
-    (Transport::Sctp, 81),
-];
 /// A dial that is denied takes so long, and is tried once; one that should be answered gets some more tries.
 const SHORT: Duration = Duration::from_millis(200);
 const TRIES: usize = 10;

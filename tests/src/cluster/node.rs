@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Agent, Families, Link, Pod, agent::binary};
 use crate::{
@@ -338,6 +338,25 @@ impl Node {
     pub fn use_conflist(&self, conflist: &Value) {
         let path = self.cni_conf_dir().join("00-first.conflist");
         fs::write(&path, conflist.to_string()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+
+    /// Has runtimes call Debian's plugin of this type, which wires pods by itself.
+    ///
+    /// # Panics
+    /// If it isn't there, or can't be configured.
+    #[track_caller]
+    pub fn use_other_plugin(&self, plugin: &str) {
+        self.add_plugin(plugin);
+        self.add_plugin("host-local");
+        let ranges: Vec<Value> = self.pod_cidrs().iter().map(|cidr| json!([{ "subnet": cidr }])).collect();
+        let ipam = json!({
+            "type": "host-local",
+            "dataDir": self.run_dir().join("host-local"),
+            "ranges": ranges,
+            "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
+        });
+        let plugin = json!({ "type": plugin, "bridge": "cni0", "isGateway": true, "ipMasq": false, "ipam": ipam });
+        self.use_conflist(&json!({ "cniVersion": "1.0.0", "name": "other", "plugins": [plugin] }));
     }
 
     /// The pod of a Pod object that is in the source already, by that object's own name.
