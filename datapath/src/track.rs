@@ -12,8 +12,8 @@ pub use open::{NewFlow, adopt, open};
 pub use over::is_counted;
 
 use crate::{
-    abi::{Backend, FlowKey, FlowValue, FrontendKey},
-    destination,
+    abi::{Addr, Backend, Be16, FlowKey, FlowValue, FrontendKey},
+    destination::{self, Destination},
     packet::{
         headers::{Fragment, Headers, Transport, tcp_flags},
         rewrite::Ends,
@@ -220,24 +220,21 @@ fn mend<T: Tables>(tables: &mut T, key: &FlowKey, passed: &Passed, back: &FlowKe
 
 #[inline(always)]
 fn goes_on<T: Tables>(tables: &mut T, headers: &Headers, passed: &Passed, back: &FlowKey) -> bool {
-    match headers.transport {
+    let may_go_on = match headers.transport {
         Transport::Tcp(_) | Transport::Sctp => {
             if !headers.opens {
                 return true;
             }
             // A SYN that is sent again stays with its backend while that lives.
             let backs = tables.flow(back, |flow| flow.flags);
-            let closing = (passed.flags | backs.unwrap_or(FlowValue::CLOSING)) & FlowValue::CLOSING != 0;
-            !closing && is_alive(tables, passed, back)
+            (passed.flags | backs.unwrap_or(FlowValue::CLOSING)) & FlowValue::CLOSING == 0
         }
-        Transport::Udp => {
-            let awake = passed.idle <= UDP_IDLE_SECONDS || is_answered(tables, back);
-            awake && is_alive(tables, passed, back)
-        }
+        Transport::Udp => passed.idle <= UDP_IDLE_SECONDS || is_answered(tables, back),
         // It belongs to a datagram whose first part has gone this way.
-        _ if headers.fragment == Fragment::Later => true,
-        _ => is_alive(tables, passed, back),
-    }
+        _ if headers.fragment == Fragment::Later => return true,
+        _ => true,
+    };
+    may_go_on && is_alive(tables, headers, passed)
 }
 
 /// Whether an answer has come lately.
@@ -247,14 +244,31 @@ fn is_answered<T: Tables>(tables: &mut T, back: &FlowKey) -> bool {
     tables.flow(back, |flow| now.saturating_sub(flow.last_seen)).is_some_and(|idle| idle <= UDP_IDLE_SECONDS)
 }
 
-/// Whether the flow's backend still serves its Service. What isn't a Service's flow
-/// goes on until its destination becomes a Service's, which is looked at once a second.
+/// Whether the flow's backend still serves its Service, and that Service is still the one at
+/// the address that the client dialled (kube-proxy deletes flows of UDP that another Service
+/// has now). What isn't a Service's flow goes on until its destination becomes a Service's.
+/// Whose the destination is is looked at once a second.
 #[inline(always)]
-fn is_alive<T: Tables>(tables: &T, passed: &Passed, back: &FlowKey) -> bool {
+fn is_alive<T: Tables>(tables: &T, headers: &Headers, passed: &Passed) -> bool {
     if passed.service == 0 {
-        return passed.idle == 0 || tables.frontend(&FrontendKey::whole_address(back.src)).is_none();
+        return passed.idle == 0 || tables.frontend(&FrontendKey::whole_address(headers.dst)).is_none();
     }
-    backend_lives(tables, passed)
+    if !backend_lives(tables, passed) {
+        return false;
+    }
+    if passed.idle == 0 && !headers.opens || !headers.has_ports() {
+        return true;
+    }
+    !is_anothers(tables, (headers.dst, headers.dst_port), headers.protocol, passed.service)
+}
+
+/// Whether the address and port that a Service's client dialled are another Service's now.
+#[inline(always)]
+fn is_anothers<T: Tables>(tables: &T, (addr, port): (Addr, Be16), protocol: u8, service: u32) -> bool {
+    match destination::find(tables, addr, port, protocol) {
+        Destination::Frontend(frontend) => frontend.service != service,
+        Destination::Unused | Destination::Foreign => false,
+    }
 }
 
 #[inline(always)]

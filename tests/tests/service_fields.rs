@@ -203,18 +203,24 @@ fn an_address_that_moves_to_another_service_is_always_served() {
         .collect();
     let mut sessions: Vec<_> =
         addresses.iter().map(|service| Dial::new(&client, Transport::Tcp, service.v4(80)).open()).collect();
-    for round in 0..20 {
+    let mut talk = Dial::new(&client, Transport::Udp, addresses[0].v4(53)).open();
+    for round in 0..20_u16 {
         let [a, b] = &mut services[..] else { panic!("there are two") };
         std::mem::swap(&mut a.addresses, &mut b.addresses);
         put(&services);
         for (number, service) in addresses.iter().enumerate() {
-            let owner = pods[(number + round + 1) % 2].name();
-            let servers = |transport, address| Dial::new(&client, transport, address).times(4).only_server();
-            assert_eq!(servers(Transport::Tcp, service.v6(80)), owner, "round {round}");
-            assert_eq!(servers(Transport::Udp, service.v4(53)), owner, "round {round}");
+            let owner = pods[(number + usize::from(round) + 1) % 2].name();
+            let tcp = Dial::new(&client, Transport::Tcp, service.v6(80)).times(4).only_server();
+            assert_eq!(tcp, owner, "round {round}");
+            // From a port of the round's own: what a port has talked to is remembered for a second.
+            let udp = Dial::new(&client, Transport::Udp, service.v4(53)).port(20_000 + round).times(4).only_server();
+            assert_eq!(udp, owner, "round {round}");
             // Who was connected before stays.
             assert_eq!(sessions[number].ask().server(), pods[number].name(), "round {round}");
         }
+        let owner = pods[usize::from(round + 1) % 2].name();
+        let follows = wait::poll(PATIENCE, || (talk.ask().server() == owner).then_some(()));
+        assert!(follows.is_some(), "a client of UDP that keeps its socket still isn't at {owner}, round {round}");
     }
     for load in loads {
         load.wait_for_more(5);

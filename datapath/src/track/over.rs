@@ -3,7 +3,7 @@
 //! Invariant: a flow that an end may still use keeps its port, unless the port space
 //! is nearly full and it has been silent for longer than netfilter would wait.
 
-use super::{UDP_IDLE_SECONDS, answers_to, ends, seconds};
+use super::{UDP_IDLE_SECONDS, answers_to, ends, is_anothers, seconds};
 use crate::{
     abi::{FlowKey, FlowValue, protocol},
     tables::Tables,
@@ -35,8 +35,8 @@ pub(super) const fn hurry(attempt: u32) -> u32 {
 }
 
 /// Whether a reverse entry in the way of a new flow `key` serves nobody any more: it
-/// is the same client's and frontend's, its forward entry is gone, or the flow is over,
-/// and then forgotten.
+/// is the same client's and frontend's, its forward entry is gone, or the flow is over or
+/// (UDP) its frontend another Service's, and then forgotten.
 ///
 /// A function of its own that isn't told the attempt's number, so that the verifier
 /// needn't walk it for each.
@@ -54,17 +54,22 @@ pub(super) fn is_free<T: Tables>(tables: &mut T, back: &FlowKey, key: &FlowKey, 
     let mirror = tables.flow(&forward, |flow| {
         let idle = now.saturating_sub(seen.max(flow.last_seen));
         let over = idle > patience(key.protocol, flow.flags, flags, hurry);
-        let counted = if over && flow.flags & FlowValue::COUNTED != 0 { flow.backend } else { 0 };
-        (answers_to(&ends(flow), key.protocol) == *back, over, counted)
+        let counted = if flow.flags & FlowValue::COUNTED != 0 { flow.backend } else { 0 };
+        (answers_to(&ends(flow), key.protocol) == *back, over, counted, flow.service)
     });
     match mirror {
         None | Some((false, ..)) => true,
-        Some((true, over, counted)) => {
+        Some((true, over, counted, service)) => {
+            // Its client's next packet would begin anew.
+            let over = over
+                || key.protocol == u32::from(protocol::UDP)
+                    && service != 0
+                    && is_anothers(tables, (forward.dst, forward.dst_port), protocol::UDP, service);
             if over {
                 tables.remove_flow(&forward);
-            }
-            if counted != 0 {
-                tables.remove_connection(counted);
+                if counted != 0 {
+                    tables.remove_connection(counted);
+                }
             }
             over
         }

@@ -259,6 +259,18 @@ impl World {
         }
     }
 
+    /// The service port's address becomes that of another, with these backends; its own are served at a
+    /// new address, as alive as before.
+    pub fn pass_on(&mut self, port: ServicePort, backends: &[(Place, u16)]) {
+        let moved = Place::ClusterIp(99);
+        for family in FAMILIES {
+            let value = self.tables.frontends.remove(&key(port, family)).expect("the world has the Service");
+            self.tables.frontends.insert(key(ServicePort { ip: moved, ..port }, family), value);
+            self.tables.frontends.insert(FrontendKey::whole_address(moved.addr(family)), FrontendValue::default());
+        }
+        self.add(port, backends);
+    }
+
     /// Lets time pass.
     pub fn wait(&mut self, seconds: u64) {
         self.tables.now += seconds * NANOS_PER_SECOND;

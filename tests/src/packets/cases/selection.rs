@@ -32,6 +32,8 @@ pub fn cases() -> Vec<Case> {
         cases.extend([
             udp_leaves_a_dead_backend(family),
             udp_leaves_a_reused_id(family),
+            udp_leaves_a_service_whose_address_is_anothers(family),
+            a_syn_leaves_a_service_whose_address_is_anothers(family),
             udp_idles(family),
             udp_answers_keep_a_flow(family),
             tcp_stays_with_a_dead_backend(family),
@@ -146,6 +148,33 @@ fn udp_leaves_a_reused_id(family: Family) -> Case {
         .packet(FromPod, &packet, ToPod(BACKEND), packet.between(e.client, e.backend))
         .change(|world| world.reuse_ids(service(protocol::UDP), BACKEND_PORT + 1))
         .packet(FromPod, &packet, ToPod(BACKEND), packet.between(e.client, moved))
+}
+
+fn udp_leaves_a_service_whose_address_is_anothers(family: Family) -> Case {
+    let e = ends(family);
+    let packet = udp(e.client, e.service);
+    let answer = udp(e.other, e.client);
+    let world = world_with(protocol::UDP, BACKEND);
+    Case::new(format!("UDP leaves a Service whose address is another's within a second: {family:?}"), world)
+        .packet(FromPod, &packet, ToPod(BACKEND), packet.between(e.client, e.backend))
+        .change(|world| world.pass_on(service(protocol::UDP), &[(OTHER, BACKEND_PORT)]))
+        .wait(1)
+        .packet(FromPod, &packet, ToPod(OTHER), packet.between(e.client, e.other))
+        .packet(FromPod, &answer, ToPod(super::CLIENT), answer.between(e.service, e.client))
+}
+
+fn a_syn_leaves_a_service_whose_address_is_anothers(family: Family) -> Case {
+    let e = ends(family);
+    let syn = opening(protocol::TCP, e.client, e.service);
+    let data = tcp(e.client, e.service, ACK);
+    let world = world_with(protocol::TCP, BACKEND);
+    Case::new(format!("a SYN leaves a Service whose address is another's: {family:?}"), world)
+        .packet(FromPod, &syn, ToPod(BACKEND), syn.between(e.client, e.backend))
+        .packet(FromPod, &data, ToPod(BACKEND), data.between(e.client, e.backend))
+        .change(|world| world.pass_on(service(protocol::TCP), &[(OTHER, BACKEND_PORT)]))
+        .wait(1)
+        .packet(FromPod, &data, ToPod(BACKEND), data.between(e.client, e.backend))
+        .packet(FromPod, &syn, ToPod(OTHER), syn.between(e.client, e.other))
 }
 
 fn udp_idles(family: Family) -> Case {

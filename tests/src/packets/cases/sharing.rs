@@ -1,13 +1,13 @@
 //! One client port, one backend, two ways to it: answers must find the way that they are of.
 
-use datapath::abi::{DropReason, Family, FlowValue};
+use datapath::abi::{DropReason, Family, FlowValue, protocol};
 
 use super::{
     BACKEND, BACKEND_PORT, CLIENT, CLIENT_PORT, CLUSTER_IP, OTHER, PROTOCOLS, SERVICE_PORT, TWIN_IP, ends, name,
     service, world_with,
 };
 use crate::packets::{
-    build::{answering, opening},
+    build::{answering, opening, udp},
     case::{Case, Expected::*, Program::*},
     place::{FAMILIES, Place},
     world::{SNAT_PORT, ServicePort, World},
@@ -25,6 +25,7 @@ pub fn cases() -> Vec<Case> {
                 itself_twice(protocol, family),
             ]);
         }
+        cases.push(a_service_whose_address_is_anothers_gives_its_port_back(family));
     }
     cases
 }
@@ -83,6 +84,21 @@ fn a_forgotten_flow_gives_its_port_back(protocol: u8, family: Family) -> Case {
         .change(|world| world.tables.flows.retain(|_, flow| flow.flags & FlowValue::REVERSE != 0))
         .packet(FromPod, &second, ToPod(BACKEND), second.between(e.client, e.backend))
         .packet(FromPod, &answer, ToPod(CLIENT), answer.between(twin, e.client))
+}
+
+/// The first flow's client would be another Service's by now.
+fn a_service_whose_address_is_anothers_gives_its_port_back(family: Family) -> Case {
+    let e = ends(family);
+    let twin = TWIN_IP.at(family, SERVICE_PORT);
+    let (first, second) = (udp(e.client, e.service), udp(e.client, twin));
+    let answer = udp(e.backend, e.client);
+    let name = format!("a UDP flow to a Service whose address is another's gives its port back: {family:?}");
+    Case::new(name, three_services(protocol::UDP))
+        .packet(FromPod, &first, ToPod(BACKEND), first.between(e.client, e.backend))
+        .change(|world| world.pass_on(service(protocol::UDP), &[(OTHER, BACKEND_PORT)]))
+        .packet(FromPod, &second, ToPod(BACKEND), second.between(e.client, e.backend))
+        .packet(FromPod, &answer, ToPod(CLIENT), answer.between(twin, e.client))
+        .packet(FromPod, &first, ToPod(OTHER), first.between(e.client, e.other))
 }
 
 fn one_port_to_two_backends(protocol: u8, family: Family) -> Case {
