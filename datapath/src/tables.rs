@@ -22,6 +22,12 @@ pub enum Inserted {
     Full,
 }
 
+/// What [`Tables::repeat`] repeats.
+pub trait Attempt<T> {
+    /// Tries for the `number`th time, from 0 on; true: that was the last.
+    fn try_once(&mut self, tables: &mut T, number: u32) -> bool;
+}
+
 /// The node's tables.
 pub trait Tables: PolicyTables {
     /// The node itself.
@@ -99,4 +105,17 @@ pub trait Tables: PolicyTables {
     fn now(&self) -> u64;
     /// A uniform random number.
     fn random(&mut self) -> u32;
+    /// Attempts something up to so many times. The kernel's verifier walks through a single
+    /// attempt then, and through every one of a plain loop.
+    #[inline(always)]
+    fn repeat<A: Attempt<Self>>(&mut self, times: u32, attempt: &mut A)
+    where
+        Self: Sized,
+    {
+        for number in 0..times {
+            if attempt.try_once(self, number) {
+                return;
+            }
+        }
+    }
 }

@@ -70,6 +70,11 @@ pub struct Found {
     pub service: u32,
 }
 
+impl Found {
+    /// No flow.
+    pub const NONE: Self = Self { reverse: false, out: false, ended: false, announced: false, service: 0 };
+}
+
 /// What [`find_steady`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Steady {
@@ -114,14 +119,23 @@ pub fn find_steady<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, 
     Steady::Found(Found { reverse, out, ended: false, announced: false, service: passed.service })
 }
 
-/// Looks a packet's flow up, notes that it passed, and fills in what it becomes.
-/// Asked again about the same packet, it answers the same.
+/// Looks a packet's flow up, notes that it passed, and fills in what it becomes and its
+/// place there; false: there is none. Asked again about the same packet, it answers the same.
 ///
 /// A forward flow that must not go on is forgotten and not found: its backend is
 /// gone (kube-proxy deletes such flows of UDP; those of TCP and SCTP go on to their
 /// end), it was idle for too long, or an opening packet begins anew on old ports.
+///
+/// (What is found isn't returned: the kernel knows no type of Rust's whose variants are told
+/// apart by another field than the first, and takes no type information with one.)
 #[inline(never)]
-pub fn find<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, becomes: &mut Ends) -> Option<Found> {
+pub fn find<T: Tables>(
+    tables: &mut T,
+    headers: &Headers,
+    key: &FlowKey,
+    becomes: &mut Ends,
+    place: &mut Found,
+) -> bool {
     let now = seconds(tables);
     let bits = match headers.transport {
         Transport::Tcp(flags) if flags & (tcp_flags::FIN | tcp_flags::RST) != 0 => FlowValue::CLOSING,
@@ -146,7 +160,8 @@ pub fn find<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, becomes
             flow.flags &= !FlowValue::COUNTED;
         }
         Passed { flags, service: flow.service, backend: flow.backend, generation: flow.generation, idle }
-    })?;
+    });
+    let Some(passed) = passed else { return false };
     let back = answers_to(becomes, key.protocol);
     let forward = passed.flags & FlowValue::REVERSE == 0;
     let stays = !forward || goes_on(tables, headers, &passed, &back);
@@ -165,7 +180,7 @@ pub fn find<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, becomes
     }
     if !stays {
         remove_both(tables, key, &back);
-        return None;
+        return false;
     }
     // Both ends have closed, and this acknowledges it.
     let ended = bits == FlowValue::ESTABLISHED
@@ -182,7 +197,8 @@ pub fn find<T: Tables>(tables: &mut T, headers: &Headers, key: &FlowKey, becomes
             _ => headers.opens || bits == FlowValue::ESTABLISHED && passed.flags & FlowValue::ESTABLISHED == 0,
         };
     let out = passed.flags & FlowValue::OUT != 0;
-    Some(Found { reverse: !forward, out, ended, announced, service: passed.service })
+    *place = Found { reverse: !forward, out, ended, announced, service: passed.service };
+    true
 }
 
 /// Forgets a flow whose last packet has passed: its entries would only push those

@@ -1,10 +1,10 @@
 //! `Tables` over the BPF maps.
 
-use core::arch::asm;
+use core::{arch::asm, ffi::c_void};
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
-    helpers::generated::bpf_get_prandom_u32,
+    helpers::generated::{bpf_get_prandom_u32, bpf_loop},
     maps::{PerCpuHashMap, lpm_trie::Key},
 };
 use datapath::{
@@ -15,7 +15,7 @@ use datapath::{
         SocketPeerValue,
     },
     policy::PolicyTables,
-    tables::{Inserted, Tables},
+    tables::{Attempt, Inserted, Tables},
 };
 
 use crate::{clock, maps};
@@ -106,6 +106,16 @@ macro_rules! get {
         // they name, and a wrong one costs a connection at the table's limit at most.
         unsafe { $map.get($key) }
     };
+}
+
+/// What the kernel calls over and over, until it returns other than 0.
+///
+/// # Safety
+/// The pointer is to an attempt that nothing else uses.
+unsafe extern "C" fn try_once<A: Attempt<KernelTables>>(number: u32, attempt: *mut A) -> i64 {
+    // SAFETY: what the caller promises.
+    let attempt = unsafe { &mut *attempt };
+    i64::from(attempt.try_once(&mut KernelTables, number))
 }
 
 impl Tables for KernelTables {
@@ -285,6 +295,13 @@ impl Tables for KernelTables {
     fn random(&mut self) -> u32 {
         // SAFETY: the helper takes nothing and touches no memory.
         unsafe { bpf_get_prandom_u32() }
+    }
+    #[inline(always)]
+    fn repeat<A: Attempt<Self>>(&mut self, times: u32, attempt: &mut A) {
+        let attempt: *mut A = attempt;
+        // SAFETY: the kernel hands each call of the function the pointer that it is given here, while
+        // nothing else is done with it.
+        unsafe { bpf_loop(times, try_once::<A> as *mut c_void, attempt.cast(), 0) };
     }
 }
 

@@ -423,7 +423,10 @@ pub(super) fn find_flow<T: Tables>(work: &mut Work, tables: &mut T) -> bool {
         return false;
     }
     work.key = headers.flow();
-    let Some(found) = track::find(tables, headers, &work.key, &mut work.ends) else { return false };
+    let mut found = Found::NONE;
+    if !track::find(tables, headers, &work.key, &mut work.ends, &mut found) {
+        return false;
+    }
     work.member = Member::of(found);
     remember_fragment(headers, tables);
     true

@@ -5,8 +5,8 @@
 
 use super::{answers_to, ends, over, seconds, unopened};
 use crate::{
-    abi::{Be16, DropReason, FlowKey, FlowValue, NodeState, protocol},
-    tables::{Inserted, Tables},
+    abi::{Addr, Be16, DropReason, FlowKey, FlowValue, NodeState, protocol},
+    tables::{Attempt, Inserted, Tables},
 };
 
 /// How many ports are tried before the port space counts as full. While one port in
@@ -70,24 +70,47 @@ pub fn open<T: Tables>(tables: &mut T, key: &FlowKey, flow: &mut NewFlow) -> Res
         forward.src_port = random_port(tables, ports);
     }
     mirror(key, flow);
-    for attempt in 0..PORT_TRIES {
-        let back = answers_to(&ends(&flow.forward), key.protocol);
-        match insert_reverse(tables, key, &back, &flow.reverse, over::hurry(attempt)) {
-            Inserted::New => {
-                flow.forward.flags |= unopened::remember(tables, key);
-                return insert_forward(tables, key, &mut flow.forward, &back);
-            }
-            Inserted::Full => return Err(DropReason::FlowTableFull),
-            Inserted::Exists => {
-                if flow.forward.flags & FlowValue::DIRECT != 0 {
-                    flow.forward.flags &= !FlowValue::DIRECT;
-                    flow.forward.src = hides;
-                }
-                flow.forward.src_port = random_port(tables, ports);
-            }
+    let mut search = PortSearch { key, flow, ports, hides, inserted: Inserted::Exists };
+    tables.repeat(PORT_TRIES, &mut search);
+    match search.inserted {
+        Inserted::New => {
+            let back = answers_to(&ends(&flow.forward), key.protocol);
+            flow.forward.flags |= unopened::remember(tables, key);
+            insert_forward(tables, key, &mut flow.forward, &back)
         }
+        Inserted::Full => Err(DropReason::FlowTableFull),
+        Inserted::Exists => Err(DropReason::SnatExhausted),
     }
-    Err(DropReason::SnatExhausted)
+}
+
+/// Looks for a port by which a new flow's answers are known, and inserts its reverse entry.
+struct PortSearch<'a> {
+    key: &'a FlowKey,
+    flow: &'a mut NewFlow,
+    /// Of these it is one, if it isn't the client's own.
+    ports: (u16, u16),
+    /// The address of who hides its client.
+    hides: Addr,
+    /// What came of the last attempt.
+    inserted: Inserted,
+}
+
+impl<T: Tables> Attempt<T> for PortSearch<'_> {
+    #[inline(always)]
+    fn try_once(&mut self, tables: &mut T, number: u32) -> bool {
+        let Self { key, flow, ports, hides, inserted } = self;
+        let back = answers_to(&ends(&flow.forward), key.protocol);
+        *inserted = insert_reverse(tables, key, &back, &flow.reverse, over::hurry(number));
+        if *inserted != Inserted::Exists {
+            return true;
+        }
+        if flow.forward.flags & FlowValue::DIRECT != 0 {
+            flow.forward.flags &= !FlowValue::DIRECT;
+            flow.forward.src = *hides;
+        }
+        flow.forward.src_port = random_port(tables, *ports);
+        false
+    }
 }
 
 /// Notes a flow that another node has begun, whose client's packets come with the

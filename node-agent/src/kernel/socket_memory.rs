@@ -1,8 +1,8 @@
 //! The table that keeps what a socket dialled with the socket itself.
 //!
 //! It is made here and not by the loader: the kernel takes such a table only with type
-//! information (BTF) of its keys and values, and refuses that of the object as a whole, since
-//! Rust's enums have none that it knows. This module must not know who writes to the table.
+//! information (BTF) of its keys and values, and the loader gives it none of what Rust's map
+//! types hold. This module must not know who writes to the table.
 
 use std::{io, os::fd::AsFd, path::Path};
 
