@@ -8,67 +8,31 @@ use std::{
 
 use serde_json::{Value, json};
 use tests::{
-    cluster::{Cluster, LogOnFailure, Node, Outside, Plan, Pod},
-    traffic::{Dial, Outcome, Place, Transport},
+    cluster::{Cluster, LogOnFailure, Outside, Plan, Pod},
+    policed::{LISTEN, Probe, Request, answers, apply, assert_all, block, delete, label_namespace, label_pod, pod},
+    traffic::{Dial, Outcome, Place, Server, Transport},
 };
-
-const LISTEN: [(Transport, u16); 4] =
-    [(Transport::Tcp, 80), (Transport::Udp, 80), (Transport::Tcp, 81), (Transport::Udp, 81)];
-const SHORT: Duration = Duration::from_millis(400);
 
 fn two() -> Plan {
     Plan::default().node("node-a").node("node-b")
 }
 
-fn namespace(cluster: &Cluster, name: &str, labels: &Value) {
-    let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
-    cluster.directory().write(&format!("namespace.{name}.json"), &object.to_string());
-}
-
-/// A pod of the Pod object that says what it is called, and later where it is.
-fn pod(cluster: &Cluster, node: &Node, namespace: &str, name: &str, labels: &Value) -> Pod {
-    let mut object = json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"namespace": namespace, "name": format!("{namespace}-{name}"), "labels": labels},
-        "spec": {"nodeName": node.name(), "containers": [{"name": "main", "ports": [
-            {"name": "serve-80-tcp", "containerPort": 80}, {"name": "serve-80-udp", "containerPort": 80, "protocol": "UDP"},
-            {"name": "serve-81-tcp", "containerPort": 81}, {"name": "serve-81-udp", "containerPort": 81, "protocol": "UDP"},
-        ]}]},
-        "status": {"phase": "Running"},
-    });
-    let pod = node.pod_of(object.clone());
-    object["status"]["podIPs"] = pod.addresses().iter().map(|ip| json!({"ip": ip})).collect();
-    cluster.directory().write(&format!("pod.{namespace}.{name}.json"), &object.to_string());
-    pod
-}
-
-fn apply(cluster: &Cluster, namespace: &str, name: &str, spec: &Value) {
-    let object = json!({
-        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-        "metadata": {"namespace": namespace, "name": name}, "spec": spec,
-    });
-    cluster.directory().write(&format!("policy.{namespace}.{name}.json"), &object.to_string());
-    cluster.wait_for_sync();
-}
-
-fn delete(cluster: &Cluster, namespace: &str, name: &str) {
-    cluster.directory().remove(&format!("policy.{namespace}.{name}.json"));
-    cluster.wait_for_sync();
-}
-
-fn answers(client: &dyn Place, transport: Transport, address: IpAddr, port: u16) -> bool {
-    let attempt = Dial::new(client, transport, SocketAddr::new(address, port)).timeout(SHORT).once();
-    matches!(attempt.outcome, Outcome::Ok(_))
+/// A client at a port of each of these addresses, over TCP and UDP.
+fn probes<'a>(client: &'a (dyn Place + Sync), to: &[IpAddr], port: u16, expected: bool) -> Vec<Probe<'a>> {
+    let of = |&ip: &IpAddr| {
+        [Transport::Tcp, Transport::Udp].map(|transport| Probe {
+            what: client.name().to_owned(),
+            client,
+            request: Request::To(transport, SocketAddr::new(ip, port)),
+            expected,
+        })
+    };
+    to.iter().flat_map(of).collect()
 }
 
 #[track_caller]
-fn check(client: &dyn Place, server: &Pod, port: u16, expected: bool) {
-    for &address in server.addresses() {
-        for transport in [Transport::Tcp, Transport::Udp] {
-            let found = answers(client, transport, address, port);
-            assert_eq!(found, expected, "{} to {} at {transport} {address}:{port}", client.name(), server.name());
-        }
-    }
+fn check(client: &(dyn Place + Sync), server: &Pod, port: u16, expected: bool) {
+    assert_all(probes(client, server.addresses(), port, expected));
 }
 
 #[test]
@@ -92,20 +56,18 @@ fn ingress_is_judged_on_one_node_between_nodes_and_from_outside() {
         }
         cluster.wait_for_sync();
         let reaches = |who: [bool; 4]| {
-            check(&near, &server, 80, who[0]);
-            check(&far, &server, 80, who[1]);
-            for address in a.addresses() {
-                for transport in [Transport::Tcp, Transport::Udp] {
-                    let found = answers(cluster.outside(), transport, address, 7001);
-                    assert_eq!(found, who[2], "from outside to {transport} {address}");
-                }
-            }
-            check(b, &server, 80, who[3]);
-            // Its own node, itself, and whom it asks.
-            check(a, &server, 80, true);
-            check(&server, &server, 80, true);
-            check(&server, &near, 80, true);
-            check(&server, &far, 80, true);
+            let all = [
+                probes(&near, server.addresses(), 80, who[0]),
+                probes(&far, server.addresses(), 80, who[1]),
+                probes(cluster.outside(), &a.addresses(), 7001, who[2]),
+                probes(b, server.addresses(), 80, who[3]),
+                // Its own node, itself, and whom it asks.
+                probes(a, server.addresses(), 80, true),
+                probes(&server, server.addresses(), 80, true),
+                probes(&server, near.addresses(), 80, true),
+                probes(&server, far.addresses(), 80, true),
+            ];
+            assert_all(all.into_iter().flatten());
         };
         reaches([true; 4]);
         let spec = |ingress: Value| json!({"podSelector": {"matchLabels": {"app": "server"}}, "ingress": ingress});
@@ -138,10 +100,6 @@ fn ingress_is_judged_on_one_node_between_nodes_and_from_outside() {
     }
 }
 
-fn block(ip: &IpAddr) -> Value {
-    json!({"ipBlock": {"cidr": format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 })}})
-}
-
 #[test]
 fn egress_is_judged_on_the_backend_behind_a_service() {
     for balancing in ["--socket-lb=true", "--socket-lb=false"] {
@@ -153,27 +111,23 @@ fn egress_is_judged_on_the_backend_behind_a_service() {
         let far = pod(&cluster, b, "y", "far", &json!({"app": "far"}));
         cluster.wait_for_sync();
         let _servers = [near.serve(&LISTEN), far.serve(&LISTEN), client.serve(&LISTEN)];
-        let _outside = tests::traffic::Server::start(cluster.outside(), &LISTEN);
+        let _outside = Server::start(cluster.outside(), &LISTEN);
         let services = [&near, &far].map(|pod| {
             let service = cluster.service("s").tcp(7000, 80).udp(7000, 80).backends([pod.endpoint()]);
             cluster.apply(&service);
             service
         });
         let reaches = |who: [bool; 3]| {
-            for (service, (pod, expected)) in services.iter().zip([(&near, who[0]), (&far, who[1])]) {
-                check(&client, pod, 80, expected);
-                for address in service.both(7000) {
-                    for transport in [Transport::Tcp, Transport::Udp] {
-                        assert_eq!(answers(&client, transport, address.ip(), 7000), expected, "{transport} {address}");
-                    }
-                }
-            }
-            for address in Outside::ADDRESSES {
-                assert_eq!(answers(&client, Transport::Tcp, address, 80), who[2], "{address}");
-                assert_eq!(answers(&client, Transport::Udp, address, 80), who[2], "{address}");
-            }
-            check(&near, &client, 80, true);
-            check(&far, &client, 80, true);
+            let all = [
+                probes(&client, near.addresses(), 80, who[0]),
+                probes(&client, &services[0].addresses, 7000, who[0]),
+                probes(&client, far.addresses(), 80, who[1]),
+                probes(&client, &services[1].addresses, 7000, who[1]),
+                probes(&client, &Outside::ADDRESSES, 80, who[2]),
+                probes(&near, client.addresses(), 80, true),
+                probes(&far, client.addresses(), 80, true),
+            ];
+            assert_all(all.into_iter().flatten());
         };
         reaches([true; 3]);
         let spec = |egress: Value| json!({"podSelector": {"matchLabels": {"app": "client"}}, "policyTypes": ["Egress"], "egress": egress});
@@ -237,8 +191,8 @@ fn what_changes_takes_effect_on_established_flows_and_survives_the_agent() {
     a.spawn_agent();
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(5) {
-        assert!(!answers(&other, Transport::Tcp, server.v4(), 80), "it is never open");
-        assert!(answers(&friend, Transport::Tcp, server.v4(), 80), "and never closed");
+        assert!(!answers(&other, Transport::Tcp, SocketAddr::new(server.v4(), 80)), "it is never open");
+        assert!(answers(&friend, Transport::Tcp, SocketAddr::new(server.v4(), 80)), "and never closed");
     }
     cluster.wait_for_sync();
     assert!(matches!(kept.ask().outcome, Outcome::Ok(_)));
@@ -246,13 +200,7 @@ fn what_changes_takes_effect_on_established_flows_and_survives_the_agent() {
     // The friend is one no more.
     let mut session = open(&friend);
     assert!(matches!(session.ask().outcome, Outcome::Ok(_)));
-    let mut object: Value = json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"namespace": "x", "name": "x-friend", "labels": {"app": "stranger"}},
-        "spec": {"nodeName": b.name(), "containers": [{"name": "main"}]}, "status": {"phase": "Running"},
-    });
-    object["status"]["podIPs"] = friend.addresses().iter().map(|ip| json!({"ip": ip})).collect();
-    cluster.directory().write("pod.x.friend.json", &object.to_string());
+    label_pod(&cluster, &friend, "x", "friend", &json!({"app": "stranger"}));
     cluster.wait_for_sync();
     let outcome = session.ask().outcome;
     assert!(is_silent(&outcome), "{outcome:?}");
@@ -265,7 +213,7 @@ fn a_new_pod_is_judged_from_its_first_packet() {
     let cluster = two().start();
     let _log = LogOnFailure(&cluster);
     let [a, b] = cluster.nodes() else { panic!() };
-    namespace(&cluster, "x", &json!({}));
+    label_namespace(&cluster, "x", &json!({}));
     apply(
         &cluster,
         "x",
@@ -300,11 +248,14 @@ fn policies_of_the_cluster_come_before_and_behind_those_of_namespaces() {
     cluster.wait_for_sync();
     let _servers = [server.serve(&LISTEN), near.serve(&LISTEN), far.serve(&LISTEN)];
     let reaches = |who: [bool; 2], at_81: bool| {
-        check(&near, &server, 80, who[0]);
-        check(&far, &server, 80, who[1]);
-        check(&near, &server, 81, at_81);
-        check(a, &server, 80, true);
-        check(&server, &far, 80, true);
+        let all = [
+            probes(&near, server.addresses(), 80, who[0]),
+            probes(&far, server.addresses(), 80, who[1]),
+            probes(&near, server.addresses(), 81, at_81),
+            probes(a, server.addresses(), 80, true),
+            probes(&server, far.addresses(), 80, true),
+        ];
+        assert_all(all.into_iter().flatten());
     };
     let of_cluster = |name: &str, tier: &str, ingress: Value| {
         let subject = json!({"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "server"}}}});
