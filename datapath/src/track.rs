@@ -29,7 +29,7 @@ const UDP_IDLE_SECONDS: u32 = 120;
 
 /// Monotonic seconds; flows need no finer time.
 #[inline(always)]
-pub(crate) fn seconds<T: Tables>(tables: &T) -> u32 {
+pub fn seconds<T: Tables>(tables: &T) -> u32 {
     (tables.now() / NANOS_PER_SECOND) as u32
 }
 

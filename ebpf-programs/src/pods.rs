@@ -1,15 +1,16 @@
 //! A change of a pod's entry that the agent asks for, made where the entry stands.
 //!
 //! Invariant: what other programs note in the entry meanwhile stays. This module must not
-//! know what flags and policies mean.
+//! know what flags and policies mean, but that 0 is none.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use datapath::{
     abi::{Addr, PodChange},
     packet::Packet,
+    track,
 };
 
-use crate::{maps, skb::Skb};
+use crate::{maps, skb::Skb, tables::KernelTables};
 
 /// No packet's way: the agent runs it on a frame that holds a [`PodChange`].
 #[classifier]
@@ -27,6 +28,10 @@ pub fn change_pod(ctx: TcContext) -> i32 {
     }
     // SAFETY: as above; each is an aligned word, which others read as a whole.
     unsafe {
+        // Before the policies, which ask for it.
+        if (*pod).policy_set == 0 && policy_set != 0 {
+            (&raw mut (*pod).judged_since).write_volatile(track::seconds(&KernelTables));
+        }
         (&raw mut (*pod).flags).write_volatile(flags);
         (&raw mut (*pod).policy_set).write_volatile(policy_set);
     }

@@ -27,6 +27,10 @@ pub struct PodValue {
     pub pad: [u8; 2],
     /// See [`super::PodPolicy::set`].
     pub policy_set: u32,
+    /// Monotonic seconds when policies selected the pod after it had been open to all, so that
+    /// it may have flows that nobody noted; 0: it never was, while they selected it. Written by
+    /// the kernel programs.
+    pub judged_since: u32,
 }
 
 impl PodValue {
@@ -86,7 +90,7 @@ pub struct PodChange {
     /// The pod's address.
     pub addr: super::Addr,
     /// Its device's index and address, by which it must be known, and the new flags and
-    /// policies; the rest of the entry stays.
+    /// policies; the rest of the entry is left to the kernel programs.
     pub value: PodValue,
 }
 
@@ -97,4 +101,4 @@ impl PodChange {
     pub const NO_POD: u32 = 2;
 }
 
-assert_size!(PodValue = 24, PodChange = 40);
+assert_size!(PodValue = 28, PodChange = 44);

@@ -7,7 +7,8 @@
 //! allowed passes. What was allowed in another epoch is judged again, and what answers it when it
 //! is no more begins nothing, or the other end could go on by answering that. A packet of a TCP
 //! connection that nobody noted (it is older than the policy) is an answer if its ports
-//! look so: it opens nothing, whoever gets it.
+//! look so: it opens nothing, whoever gets it. A datagram is taken for one only while a flow
+//! that is older than the policies may still be in use, see [`Asked::is_older_than`].
 //!
 //! An ICMP error about such a flow passes; all other ICMP is allowed by rules without ports
 //! only, as it is by Calico and Cilium. What is for the link itself passes.
@@ -18,8 +19,8 @@
 use super::{Verdict, Work, events, translate};
 use crate::{
     abi::{
-        Be16, DropReason, FlowKey, NetworkValue, PodPolicy, PolicyDenial, PolicyFlow, PolicyVerdict, direction,
-        protocol,
+        Be16, DropReason, FlowKey, NetworkValue, PodPolicy, PodValue, PolicyDenial, PolicyFlow, PolicyVerdict,
+        direction, protocol,
     },
     packet::{
         Packet,
@@ -31,11 +32,17 @@ use crate::{
     track,
 };
 
+const TCP: u32 = protocol::TCP as u32;
+const UDP: u32 = protocol::UDP as u32;
+const SCTP: u32 = protocol::SCTP as u32;
+
 /// The first port that hosts choose themselves, by `net.ipv4.ip_local_port_range`'s default.
 const FIRST_CHOSEN: u16 = 32_768;
 
 /// An answer to a datagram comes within this, as netfilter has it for streams.
 const UDP_SECONDS: u32 = 120;
+/// What was under way when policies selected the pod has arrived by then.
+const UNDER_WAY_SECONDS: u32 = 5;
 /// `nf_conntrack_icmp_timeout`'s default.
 const ECHO_SECONDS: u32 = 30;
 
@@ -54,11 +61,34 @@ pub struct Asked {
     epoch: u32,
     /// Monotonic seconds.
     now: u32,
+    /// See [`PodValue::judged_since`].
+    judged_since: u32,
 }
 
 impl Asked {
     /// Nothing yet.
-    pub(super) const NOTHING: Self = Self { key: Headers::EMPTY.flow(), set: 0, epoch: 0, now: 0 };
+    pub(super) const NOTHING: Self = Self { key: Headers::EMPTY.flow(), set: 0, epoch: 0, now: 0, judged_since: 0 };
+
+    /// Whether the packet may be of a flow older than the policies, which was in use as many
+    /// seconds ago.
+    #[inline(always)]
+    fn is_older_than(&self, seconds: u32) -> bool {
+        self.judged_since != 0 && self.now.saturating_sub(self.judged_since) <= seconds
+    }
+}
+
+/// The pod whose policies are asked.
+#[derive(Clone, Copy)]
+struct Judged {
+    set: u32,
+    since: u32,
+}
+
+impl Judged {
+    #[inline(always)]
+    fn of(pod: &PodValue) -> Self {
+        Self { set: pod.policy_set, since: pod.judged_since }
+    }
 }
 
 /// Asks the policies of the pod that sent the packet.
@@ -67,14 +97,15 @@ pub(super) fn outgoing<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables
     if matches!(work.verdict, Verdict::Drop(_) | Verdict::Answer) || is_for_link(&work.headers) {
         return;
     }
-    let set = match tables.pod(&work.headers.src) {
-        Some(pod) if pod.ifindex == ifindex => pod.policy_set,
+    let pod = match tables.pod(&work.headers.src) {
+        Some(pod) if pod.ifindex == ifindex => Judged::of(pod),
         _ => return drop(work, DropReason::SourceForged),
     };
+    let set = pod.set;
     if set == 0 {
         return;
     }
-    let said = if identify(packet, work, tables, set) { said_of(work, tables, OUT) } else { DEFAULT_DENY };
+    let said = if identify(packet, work, tables, pod) { said_of(work, tables, OUT) } else { DEFAULT_DENY };
     if !is_allowed(said) && !is_for_node(work, tables) {
         deny(work, tables, PolicyDenial::by(said, set, OUT), DropReason::EgressDenied);
     }
@@ -92,11 +123,12 @@ pub(super) fn incoming<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables
 #[inline(never)]
 pub(super) fn into_pod<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T) {
     let dst = if work.changes.ends { &work.ends.dst } else { &work.headers.dst };
-    let Some(set) = tables.pod(dst).map(|pod| pod.policy_set) else { return };
+    let Some(pod) = tables.pod(dst).map(Judged::of) else { return };
+    let set = pod.set;
     if set == 0 {
         return;
     }
-    let said = if identify(packet, work, tables, set) { said_of(work, tables, IN) } else { DEFAULT_DENY };
+    let said = if identify(packet, work, tables, pod) { said_of(work, tables, IN) } else { DEFAULT_DENY };
     if !is_allowed(said) {
         deny(work, tables, PolicyDenial::by(said, set, IN), DropReason::IngressDenied);
     }
@@ -128,7 +160,7 @@ fn is_for_node<T: Tables>(work: &Work, tables: &T) -> bool {
 
 /// Notes which flow the packet belongs to, as its ends see it, and what is asked of it; false: nobody can tell.
 #[inline(always)]
-fn identify<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T, set: u32) -> bool {
+fn identify<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T, pod: Judged) -> bool {
     let headers = &mut work.headers;
     match headers.fragment {
         Fragment::Whole => {}
@@ -151,7 +183,8 @@ fn identify<P: Packet, T: Tables>(packet: &P, work: &mut Work, tables: &mut T, s
     }
     // The epoch before the tables: what is found in these holds in it, or is asked again.
     work.occurred |= events::ASKED;
-    work.asked = Asked { key, set, epoch: tables.policy_epoch(), now: track::seconds(tables) };
+    let Judged { set, since } = pod;
+    work.asked = Asked { key, set, epoch: tables.policy_epoch(), now: track::seconds(tables), judged_since: since };
     true
 }
 
@@ -252,7 +285,7 @@ fn answers<T: Tables>(asked: &Asked, tables: &mut T, way: u32) -> u32 {
     match known {
         Known::Allowed => return Answers::ALLOWED,
         Known::Silent => return Answers::NOTHING,
-        Known::Never if !looks_like_answer(&asked.key) || tables.policy_flow(&asked.key, |_| ()).is_some() => {
+        Known::Never if !looks_like_answer(asked) || tables.policy_flow(&asked.key, |_| ()).is_some() => {
             return Answers::NOTHING;
         }
         Known::Never | Known::Attempted | Known::Outdated => {}
@@ -260,6 +293,10 @@ fn answers<T: Tables>(asked: &Asked, tables: &mut T, way: u32) -> u32 {
     if !is_allowed(said_of_flow(asked, tables, &back, way)) {
         // An attempt is no reason to deny the other end its own.
         return if known == Known::Attempted { Answers::NOTHING } else { Answers::DENIED };
+    }
+    // What opens something by itself is asked for itself.
+    if known == Known::Never && asked.key.protocol == UDP && !asked.is_older_than(UNDER_WAY_SECONDS) {
+        return Answers::NOTHING;
     }
     note(asked, tables, &back, way);
     Answers::ALLOWED
@@ -282,9 +319,6 @@ fn judged_in(flow: &PolicyFlow, way: u32) -> u32 {
 
 #[inline(always)]
 fn patience(protocol: u32) -> u32 {
-    const TCP: u32 = protocol::TCP as u32;
-    const UDP: u32 = protocol::UDP as u32;
-    const SCTP: u32 = protocol::SCTP as u32;
     match protocol {
         // What opens no connection is refused by who has none, and what opens one is never an answer.
         TCP | SCTP => u32::MAX,
@@ -326,8 +360,11 @@ fn note<T: Tables>(asked: &Asked, tables: &mut T, key: &FlowKey, way: u32) -> bo
     known.unwrap_or(true)
 }
 
-/// Whether a packet of a TCP connection that nobody noted comes from the end that was dialled.
+/// Whether a packet of a flow that nobody noted comes from the end that was dialled. One of TCP opens
+/// nothing if that is wrong; a datagram is worth the doubt only if there may be older flows.
 #[inline(always)]
-fn looks_like_answer(key: &FlowKey) -> bool {
-    key.protocol == u32::from(protocol::TCP) && key.src_port.get() < FIRST_CHOSEN && key.dst_port.get() >= FIRST_CHOSEN
+fn looks_like_answer(asked: &Asked) -> bool {
+    let key = &asked.key;
+    let may_be = key.protocol == TCP || key.protocol == UDP && asked.is_older_than(UDP_SECONDS);
+    may_be && key.src_port.get() < FIRST_CHOSEN && key.dst_port.get() >= FIRST_CHOSEN
 }

@@ -153,6 +153,7 @@ impl KernelPods<'_> {
             mac: pod.pod_mac.0,
             pad: [0; 2],
             policy_set: self.policy(addr).set,
+            judged_since: 0,
         }
     }
 }
@@ -209,8 +210,9 @@ impl PodDatapath for KernelPods<'_> {
         }
         for ip in &pod.addresses {
             let addr = Addr::from(*ip);
-            let entry = self.tables.get(addr)?;
-            if entry.is_none_or(|entry| PodValue { nat_protocols: 0, ..entry } != self.value(pod, &addr)) {
+            // But for what the kernel programs note in it.
+            let entry = self.tables.get(addr)?.map(|entry| PodValue { nat_protocols: 0, judged_since: 0, ..entry });
+            if entry != Some(self.value(pod, &addr)) {
                 return Err(PodError::Missing(format!("the table entry of {ip} is gone")));
             }
         }

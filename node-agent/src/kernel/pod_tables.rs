@@ -44,6 +44,7 @@ impl PodTables {
             && (old.ifindex, old.mac) == (value.ifindex, value.mac)
         {
             value.nat_protocols |= old.nat_protocols;
+            value.judged_since = old.judged_since;
             if old == value {
                 return Ok(());
             }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, thread, time::Duration};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use datapath::{
-    abi::{AffinityKey, AffinityValue, FlowKey, FlowValue, PolicyFlow},
+    abi::{Addr, AffinityKey, AffinityValue, FlowKey, FlowValue, PodValue, PolicyFlow},
     memory::MemoryTables,
 };
 use nix::time::{ClockId, clock_gettime};
@@ -25,7 +25,8 @@ impl Clock {
     pub(super) fn at(tables: &MemoryTables) -> Result<Self> {
         let translated = tables.flows.values().map(|flow| flow.last_seen);
         let judged = tables.policy_flows.values().map(|flow| flow.last_seen);
-        let flows = translated.chain(judged).map(|seen| u64::from(seen) * NANOS_PER_SECOND);
+        let since = tables.pods.values().map(|pod| pod.judged_since).filter(|since| *since != 0);
+        let flows = translated.chain(judged).chain(since).map(|seen| u64::from(seen) * NANOS_PER_SECOND);
         let oldest = tables.affinity.values().map(|bound| bound.last_used).chain(flows).min().unwrap_or(tables.now);
         let age = tables.now - oldest;
         loop {
@@ -56,6 +57,12 @@ impl Clock {
     pub(super) fn policy_flows_for_kernel(&self, flows: &HashMap<FlowKey, PolicyFlow>) -> HashMap<FlowKey, PolicyFlow> {
         let aged = |flow: &PolicyFlow| PolicyFlow { last_seen: self.seconds(flow.last_seen), ..*flow };
         flows.iter().map(|(key, flow)| (*key, aged(flow))).collect()
+    }
+
+    /// The pods, likewise.
+    pub(super) fn pods_for_kernel(&self, pods: &HashMap<Addr, PodValue>) -> HashMap<Addr, PodValue> {
+        let since = |since| if since == 0 { 0 } else { self.seconds(since) };
+        pods.iter().map(|(key, pod)| (*key, PodValue { judged_since: since(pod.judged_since), ..*pod })).collect()
     }
 
     /// The clients' bindings, likewise.

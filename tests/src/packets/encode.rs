@@ -99,7 +99,7 @@ structures! {
     Backend { addr, port, flags, service, generation, pad }
     AffinityKey { client, service }
     AffinityValue { backend, generation, last_used }
-    PodValue { ifindex, flags, nat_protocols, mac, pad, policy_set }
+    PodValue { ifindex, flags, nat_protocols, mac, pad, policy_set, judged_since }
     NetworkValue { kind, tunnel }
     FlowKey { src, dst, src_port, dst_port, protocol }
     FlowValue { src, dst, src_port, dst_port, service, backend, generation, flags, last_seen }

@@ -46,6 +46,14 @@ impl World {
         self.tables.policy_epoch = self.tables.policy_epoch.max(1);
     }
 
+    /// The pod has been open to all until now.
+    pub fn was_open(&mut self, pod: Place) {
+        let since = datapath::track::seconds(&self.tables);
+        for family in FAMILIES {
+            self.tables.pods.get_mut(&pod.addr(family)).expect("the world has the pod").judged_since = since;
+        }
+    }
+
     /// What a judged pod's policies say of a class of peers, from now on.
     pub fn say(&mut self, pod: Place, direction: u32, class: u32, verdict: PolicyVerdict) {
         let family = Family::V4;

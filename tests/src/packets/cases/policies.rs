@@ -45,7 +45,14 @@ pub fn cases() -> Vec<Case> {
         for protocol in [protocol::TCP, protocol::UDP] {
             cases.push(fragments(protocol, family));
         }
-        cases.extend([pings(family), errors(family), late(family), older_than_the_policy(family), link(family)]);
+        cases.extend([
+            pings(family),
+            errors(family),
+            late(family),
+            older_than_the_policy(family),
+            datagrams_older_than_the_policy(family),
+            link(family),
+        ]);
     }
     cases
 }
@@ -351,6 +358,29 @@ fn older_than_the_policy(family: Family) -> Case {
         // What the pod sends on such a connection doesn't make it its own.
         .same(FromJudgedPod, tcp(BACKEND.at(family, 80), OTHER.at(family, 40_000), ACK), ToPod(OTHER))
         .dropped(FromPod, tcp(OTHER.at(family, 40_000), BACKEND.at(family, 80), ACK), IngressDenied)
+}
+
+/// Datagrams of a flow that nobody noted are taken for what their ports say, as long as there may be one.
+fn datagrams_older_than_the_policy(family: Family) -> Case {
+    let (pod, other) = (|port| BACKEND.at(family, port), |port| OTHER.at(family, port));
+    let world = isolated(BACKEND, IN).and(|world| world.was_open(BACKEND));
+    Case::new(format!("datagrams older than their policies: {family:?}"), world)
+        // A late answer passes, and what it answers is denied all the same.
+        .same(FromJudgedPod, udp(pod(80), other(40_000)), ToPod(OTHER))
+        .dropped(FromPod, udp(other(40_000), pod(80)), IngressDenied)
+        // What the pod has asked for reaches it.
+        .same(FromPod, udp(other(80), pod(40_000)), ToPod(BACKEND))
+        .same(FromJudgedPod, udp(pod(40_000), other(80)), ToPod(OTHER))
+        .dropped(FromPod, udp(other(40_001), pod(40_001)), IngressDenied)
+        .dropped(FromPod, udp(other(80), pod(81)), IngressDenied)
+        .wait(10)
+        .dropped(FromPod, udp(other(80), pod(40_002)), IngressDenied)
+        .same(FromJudgedPod, udp(pod(80), other(40_003)), ToPod(OTHER))
+        .dropped(FromPod, udp(other(40_003), pod(80)), IngressDenied)
+        .same(FromPod, udp(other(80), pod(40_000)), ToPod(BACKEND))
+        .wait(115)
+        .same(FromJudgedPod, udp(pod(80), other(40_004)), ToPod(OTHER))
+        .same(FromPod, udp(other(40_004), pod(80)), ToPod(BACKEND))
 }
 
 /// What is for the link itself is nobody's to deny.

@@ -66,7 +66,7 @@ impl Maps<'_> {
             backends.set(id as u32, backend.bytes(), 0)?;
         }
         self.fill::<20, 32>("FRONTENDS", encode(&tables.frontends))?;
-        self.fill::<16, 24>("PODS", encode(&tables.pods))?;
+        self.fill::<16, 28>("PODS", encode(&clock.pods_for_kernel(&tables.pods)))?;
         self.fill::<40, 56>("FLOWS", encode(&clock.flows_for_kernel(&tables.flows)))?;
         self.array::<16>("BEGINNINGS")?.set(0, tables.beginnings.bytes(), 0)?;
         let mut begun = self.array::<40>("BEGUN_FLOWS")?;
@@ -183,8 +183,10 @@ impl Maps<'_> {
         same_but_for_time("AFFINITY", &affinity, &expected, |bound| {
             (AffinityValue { last_used: 0, ..*bound }, bound.last_used / NANOS_PER_SECOND)
         })?;
-        let pods: HashMap<_, PodValue> = decode(&self.contents::<16, 24>("PODS")?);
-        same_but_for_time("PODS", &pods, &after.pods, |pod| (*pod, 0))?;
+        let pods: HashMap<_, PodValue> = decode(&self.contents::<16, 28>("PODS")?);
+        same_but_for_time("PODS", &pods, &clock.pods_for_kernel(&after.pods), |pod| {
+            (PodValue { judged_since: 0, ..*pod }, pod.judged_since.into())
+        })?;
         let connections = self.array::<4>("CONNECTIONS")?;
         for id in 0..after.backends.len() as u32 {
             let (kernel, host) = (u32::from_bytes(&connections.get(&id, 0)?), after.connections(id));
