@@ -165,7 +165,7 @@ impl Bed {
         let [a, b] = cluster.nodes() else { panic!("there are two nodes") };
         let judged = extra.as_slice();
         let places: [(_, _, &[_]); 4] = [(Near, a, &[]), (Far, b, &[]), (Server, a, judged), (Asker, a, judged)];
-        let host = |(number, (who, node, extra)): (u16, (Who, &Node, &[(&str, Value)]))| {
+        let host = |number: u16, who: Who, node: &Node, extra: &[(&str, Value)]| {
             let mapped = TRANSPORTS.map(|transport| {
                 let protocol = transport.to_string();
                 json!({"hostPort": HOST_PORT + number, "containerPort": 80, "protocol": protocol})
@@ -180,7 +180,7 @@ impl Bed {
             let server = pod.serve(&LISTEN);
             (who, Host { pod, number, cluster_ips: service.addresses, _server: server })
         };
-        let hosts = (0..).zip(places).map(host).collect();
+        let hosts = (0..).zip(places).map(|(number, (who, node, extra))| host(number, who, node, extra)).collect();
         let on_host = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"namespace": NAMESPACE, "name": "on-host", "labels": {"app": "on-host"}},
