@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use node_agent::{
     agent::services::Services,
     compile::Algorithm,
-    kernel::{bpffs::Bpffs, programs::Programs, service_tables::KernelServiceTables},
+    kernel::{bpffs::Bpffs, heritage::Heritage, programs::Programs, service_tables::KernelServiceTables},
     model::{Model, change::ChangeBatch},
     source::{self, Message, SourceSpec},
 };
@@ -36,6 +36,7 @@ impl Stages {
     pub fn new() -> Result<Self> {
         let sandbox = Sandbox::new();
         let bpffs = Bpffs::prepare(&sandbox.directory().join("bpf"))?;
+        Heritage::claim(&bpffs)?;
         // The programs bring the tables with them.
         Programs::open(&bpffs, &[])?;
         let services = Services::adopt(KernelServiceTables::open(&bpffs.maps())?, NODE, Algorithm::Random)?;
