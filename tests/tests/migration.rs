@@ -147,7 +147,11 @@ impl Old {
     }
 
     fn assert_goes_on(&mut self, when: &str) {
-        let attempt = self.session.ask();
+        let mut attempt = self.session.ask();
+        // A datagram may get lost while its flow begins anew, and is sent again as UDP's clients do.
+        if self.first.1.is_none() && !matches!(attempt.outcome, Outcome::Ok(_)) {
+            attempt = self.session.ask();
+        }
         let Outcome::Ok(answer) = &attempt.outcome else { panic!("{} {when}: {attempt:?}", self.what) };
         let seen = self.first.1.map(|_| answer.client);
         assert_eq!((answer.server.clone(), seen), self.first, "{} {when}", self.what);
