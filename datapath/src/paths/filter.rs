@@ -8,7 +8,7 @@
 //! is no more begins nothing, or the other end could go on by answering that. A packet of a TCP
 //! connection that nobody noted (it is older than the policy) is an answer if its ports
 //! look so: it opens nothing, whoever gets it. A datagram is taken for one only while a flow
-//! that is older than the policies may still be in use, see [`Asked::is_older_than`].
+//! that is older than the policies may still be in use, see [`Asked::was_open_within`].
 //!
 //! An ICMP error about such a flow passes; all other ICMP is allowed by rules without ports
 //! only, as it is by Calico and Cilium. What is for the link itself passes.
@@ -69,10 +69,10 @@ impl Asked {
     /// Nothing yet.
     pub(super) const NOTHING: Self = Self { key: Headers::EMPTY.flow(), set: 0, epoch: 0, now: 0, judged_since: 0 };
 
-    /// Whether the packet may be of a flow older than the policies, which was in use as many
-    /// seconds ago.
+    /// Whether policies have selected the pod for no more than so many seconds, after it had been
+    /// open to all: the packet may be of a flow that is older than they are.
     #[inline(always)]
-    fn is_older_than(&self, seconds: u32) -> bool {
+    fn was_open_within(&self, seconds: u32) -> bool {
         self.judged_since != 0 && self.now.saturating_sub(self.judged_since) <= seconds
     }
 }
@@ -295,7 +295,7 @@ fn answers<T: Tables>(asked: &Asked, tables: &mut T, way: u32) -> u32 {
         return if known == Known::Attempted { Answers::NOTHING } else { Answers::DENIED };
     }
     // What opens something by itself is asked for itself.
-    if known == Known::Never && asked.key.protocol == UDP && !asked.is_older_than(UNDER_WAY_SECONDS) {
+    if known == Known::Never && asked.key.protocol == UDP && !asked.was_open_within(UNDER_WAY_SECONDS) {
         return Answers::NOTHING;
     }
     note(asked, tables, &back, way);
@@ -365,6 +365,6 @@ fn note<T: Tables>(asked: &Asked, tables: &mut T, key: &FlowKey, way: u32) -> bo
 #[inline(always)]
 fn looks_like_answer(asked: &Asked) -> bool {
     let key = &asked.key;
-    let may_be = key.protocol == TCP || key.protocol == UDP && asked.is_older_than(UDP_SECONDS);
+    let may_be = key.protocol == TCP || key.protocol == UDP && asked.was_open_within(UDP_SECONDS);
     may_be && key.src_port.get() < FIRST_CHOSEN && key.dst_port.get() >= FIRST_CHOSEN
 }
