@@ -9,7 +9,7 @@ use aya::{
     programs::{TestRun, TestRunOptions, Xdp},
 };
 use datapath::{
-    abi::{Backend, Be16, Family, FlowKey, FlowValue, FrontendKey, FrontendValue, protocol},
+    abi::{Be16, Family, FlowKey, FlowValue, FrontendKey, FrontendValue, protocol},
     memory::MemoryTables,
 };
 
@@ -85,19 +85,18 @@ fn tables() -> MemoryTables {
             let mut frontend = tables.frontends.remove(&key).expect("the world has the Service");
             frontend.flags |= FrontendValue::EXTERNAL;
             tables.frontends.insert(FrontendKey::node_port(family, Be16::new(NODE_PORT), number), frontend);
-            go_in_circles(tables, family, number, frontend.service);
+            go_in_circles(tables, family, number, &frontend);
         }
     }
     world.tables
 }
 
 /// One more flow from the node to the backend, which turns its packets into those that it came from.
-fn go_in_circles(tables: &mut MemoryTables, family: Family, number: u8, service: u32) {
+fn go_in_circles(tables: &mut MemoryTables, family: Family, number: u8, frontend: &FrontendValue) {
     let [client, front, node, backend] =
         [Place::Outside, FRONT, Place::Node, Place::RemotePod].map(|place| place.addr(family));
     let [client_port, node_port, port] = [CLIENT_PORT, NODE_PORT, PORT].map(Be16::new);
-    let serves = |known: &Backend| known.addr == backend && known.service == service && known.flags != 0;
-    let id = tables.backends.iter().position(serves).expect("the Service has a backend") as u32;
+    let chosen = tables.blocks[frontend.internal.base as usize];
     let snat = Be16::new(61_001);
     let there =
         FlowKey { src: client, dst: front, src_port: client_port, dst_port: node_port, protocol: number.into() };
@@ -107,8 +106,8 @@ fn go_in_circles(tables: &mut MemoryTables, family: Family, number: u8, service:
         dst: key.dst,
         src_port: key.src_port,
         dst_port: key.dst_port,
-        service,
-        backend: id,
+        service: frontend.service,
+        backend: chosen,
         generation: 1,
         flags: FlowValue::ESTABLISHED | FlowValue::OUT,
         last_seen: (tables.now / 1_000_000_000) as u32,
