@@ -16,20 +16,6 @@ use tests::{
 /// Megabits a second that the limited pods may have.
 const LIMIT: f64 = 20.0;
 
-/// Has runtimes call the bandwidth plugin after ours.
-fn chain(node: &Node) {
-    node.add_plugin("bandwidth");
-    node.use_conflist(&json!({
-        // The newest version that Debian's plugin speaks.
-        "cniVersion": "1.0.0",
-        "name": "chained",
-        "plugins": [
-            { "type": "fairlead", "runDir": node.run_dir(), "capabilities": { "portMappings": true } },
-            { "type": "bandwidth", "capabilities": { "bandwidth": true } },
-        ],
-    }));
-}
-
 fn limited(node: &Node, name: &str, direction: &str) -> Pod {
     let bits = LIMIT * 1e6;
     // The other direction is left out, which means no limit.
@@ -71,7 +57,7 @@ fn the_bandwidth_plugins_limits_act() {
     let cluster = Cluster::of_one(&["--socket-lb=false"]);
     let _log = LogOnFailure(&cluster);
     let node = cluster.node();
-    chain(node);
+    node.chain_bandwidth();
     let free = node.pod("free");
     let other = node.pod("other");
     let slow_in = limited(node, "slow-in", "ingress");
@@ -116,7 +102,7 @@ fn nothing_else_is_needed_in_the_list() {
     let cluster = Cluster::of_one(&[]);
     let _log = LogOnFailure(&cluster);
     let node = cluster.node();
-    chain(node);
+    node.chain_bandwidth();
     let mapping = json!([{ "hostPort": 9080, "containerPort": 8080, "protocol": "tcp" }]);
     let pod = node.pod_with("mapped", &[("portMappings", mapping)]);
     let _server = pod.serve(&[(Transport::Tcp, 8080)]);

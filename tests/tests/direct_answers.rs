@@ -11,9 +11,7 @@ use serde_json::{Value, json};
 use tests::{
     cluster::{Cluster, LogOnFailure, Node, Outside, Plan, Pod},
     manifest::Service,
-    sandbox::run,
     traffic::{Dial, Outcome, Place, Server, Session, Style, Transport},
-    wait,
 };
 
 const DSR: &str = "--load-balancer-mode=dsr";
@@ -75,28 +73,18 @@ fn frames_to_first(cluster: &Cluster) -> u64 {
     shown[0]["stats64"]["tx"]["packets"].as_u64().expect("iproute2 counts packets")
 }
 
-/// XDP can send by the uplinks, since the other ends poll.
-fn let_xdp_send(cluster: &Cluster) {
-    for number in 1..=cluster.nodes().len() {
-        let port = format!("uplink-{number}");
-        run(cluster.outside().namespace().command("ethtool").args(["-K", &port, "gro", "on", "tx", "off"]), "");
-    }
-}
-
 /// Who is seen, and by which way answers come.
 fn answers(flags: &[&str], direct: bool, xdp: bool) {
     const REQUESTS: usize = 200;
     let bed = Bed::three_nodes(flags);
     let _log = LogOnFailure(&bed.cluster);
     if xdp {
-        let_xdp_send(&bed.cluster);
+        bed.cluster.let_xdp_send();
     }
     bed.cluster.apply(&bed.service(&[1]));
     let node = bed.cluster.node();
     if xdp {
-        wait::until("XDP runs on the first node", Duration::from_secs(5), || {
-            (node.cli_json(&["status"])["xdp"][0]["mode"] == "native").then_some(())
-        });
+        node.wait_for_xdp();
     }
     let mut ways = node_ports(node);
     ways.push((Transport::Tcp, BALANCER));

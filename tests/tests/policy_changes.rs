@@ -2,17 +2,15 @@
 //! no change is about is never disturbed by one. Pods that another plugin shapes are no exception.
 
 use std::{
-    fs::File,
     net::{Ipv6Addr, SocketAddr, UdpSocket},
     sync::LazyLock,
     thread,
     time::Duration,
 };
 
-use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 use tests::{
-    cluster::{Cluster, LogOnFailure, Node, Plan, Pod},
+    cluster::{Cluster, LogOnFailure, Node, Plan, Pod, ample_bandwidth},
     manifest,
     policed::{
         LISTEN, TRANSPORTS, apply, container_port, delete, label_namespace, label_pod, pod, remove_policy, rewrite_pod,
@@ -27,16 +25,7 @@ use tests::{
 fn cluster() -> (&'static Cluster, LogOnFailure<'static>) {
     static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
         let cluster = Plan::default().node("node-a").node("node-b").start();
-        let node = cluster.node();
-        node.add_plugin("bandwidth");
-        node.use_conflist(&json!({
-            "cniVersion": "1.0.0",
-            "name": "chained",
-            "plugins": [
-                {"type": "fairlead", "runDir": node.run_dir(), "capabilities": {"portMappings": true}},
-                {"type": "bandwidth", "capabilities": {"bandwidth": true}},
-            ],
-        }));
+        cluster.node().chain_bandwidth();
         cluster
     });
     (&CLUSTER, LogOnFailure(&CLUSTER))
@@ -44,9 +33,7 @@ fn cluster() -> (&'static Cluster, LogOnFailure<'static>) {
 
 /// A pod of the default namespace whose traffic the bandwidth plugin shapes, amply.
 fn shaped(node: &Node, name: &str) -> Pod {
-    let [rate, burst] = [1_000_000_000, 100_000_000];
-    let limits = json!({"ingressRate": rate, "ingressBurst": burst, "egressRate": rate, "egressBurst": burst});
-    node.pod_with(name, &[("bandwidth", limits)])
+    node.pod_with(name, &[ample_bandwidth()])
 }
 
 /// What is changed in one step, and which of the ports 80 and 81 are open then.
@@ -193,12 +180,8 @@ fn an_established_flow_feels_each_change() {
 
 /// A UDP socket in a pod, to which it stays true whoever uses it.
 fn socket(pod: &Pod, port: u16) -> UdpSocket {
-    let (namespace, any) = (pod.namespace().path(), SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port));
-    let made = thread::spawn(move || {
-        setns(File::open(namespace).expect("the pod is there"), CloneFlags::CLONE_NEWNET).expect("tests are root's");
-        UdpSocket::bind(any).expect("the port is free")
-    });
-    let socket = made.join().expect("a socket can be made");
+    let made = pod.namespace().within(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)));
+    let socket = made.expect("the pod is there").expect("the port is free");
     socket.set_read_timeout(Some(Duration::from_millis(400))).expect("it isn't zero");
     socket
 }

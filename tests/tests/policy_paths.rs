@@ -6,10 +6,7 @@
 //! other rounds than the table says. The policies isolate the other direction, too, and allow nothing there: answers
 //! pass as such or not at all.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Duration,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use At::{A, B};
 use Seen::{Always, As, AsDialled, Hidden, Never};
@@ -17,12 +14,10 @@ use Way::{Balancer, ClusterIp, Direct, Echo, HostPort, LocalBalancer, LocalNodeP
 use Who::{Asker, Far, Near, NodeA, NodeB, OnHost, Outside, Server};
 use serde_json::{Value, json};
 use tests::{
-    cluster::{self, Cluster, LogOnFailure, Node, Plan, Pod},
+    cluster::{self, Cluster, LogOnFailure, Node, Plan, Pod, ample_bandwidth},
     manifest::Service,
     policed::{self, LISTEN, Probe, Request, TRANSPORTS, assert_all, block},
-    sandbox::run,
     traffic::{self, Place, Transport},
-    wait,
 };
 
 /// Who asks, who is asked, and whom a policy may allow.
@@ -350,34 +345,14 @@ fn true_ends_are_judged_in_the_overlay_packet_by_packet() {
 #[test]
 fn true_ends_are_judged_where_backends_answer_directly_and_xdp_forwards() {
     let bed = Bed::new(two_nodes(&["--load-balancer-mode=dsr"]), true, None);
-    for number in 1..=2 {
-        let port = format!("uplink-{number}");
-        // XDP can send to an end that polls, and takes on what has a finished checksum.
-        let ethtool = ["-K", &port, "gro", "on", "tx", "off"];
-        run(bed.cluster.outside().namespace().command("ethtool").args(ethtool), "");
-    }
-    for node in bed.cluster.nodes() {
-        wait::until("XDP runs", Duration::from_secs(5), || {
-            (node.cli_json(&["status"])["xdp"][0]["mode"] == "native").then_some(())
-        });
-    }
+    bed.cluster.let_xdp_send();
+    bed.cluster.nodes().iter().for_each(Node::wait_for_xdp);
     bed.judge();
 }
 
 #[test]
 fn true_ends_are_judged_where_pods_are_shaped() {
     let cluster = two_nodes(&["--socket-lb=false"]);
-    let node = cluster.node();
-    node.add_plugin("bandwidth");
-    node.use_conflist(&json!({
-        "cniVersion": "1.0.0",
-        "name": "chained",
-        "plugins": [
-            {"type": "fairlead", "runDir": node.run_dir(), "capabilities": {"portMappings": true}},
-            {"type": "bandwidth", "capabilities": {"bandwidth": true}},
-        ],
-    }));
-    let [rate, burst] = [1_000_000_000, 100_000_000];
-    let limits = json!({"ingressRate": rate, "ingressBurst": burst, "egressRate": rate, "egressBurst": burst});
-    Bed::new(cluster, false, Some(("bandwidth", limits))).judge();
+    cluster.node().chain_bandwidth();
+    Bed::new(cluster, false, Some(ample_bandwidth())).judge();
 }

@@ -2,12 +2,14 @@
 //! agent, and a directory of manifests in place of the API server.
 
 mod agent;
+mod bandwidth;
 mod link;
 mod node;
 mod pod;
 mod runtime;
 mod shared;
 mod soon;
+mod xdp;
 
 use std::{
     mem,
@@ -21,6 +23,7 @@ use std::{
 };
 
 pub use agent::{Agent, binary, other_binary};
+pub use bandwidth::ample_bandwidth;
 pub use link::{Families, Link};
 pub use node::Node;
 use node::{Site, Spot};

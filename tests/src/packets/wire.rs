@@ -13,7 +13,6 @@ use datapath::{
         wire::{self, Taken},
     },
 };
-use node_agent::kernel::netns::Netns;
 
 use super::{
     case::Frame,
@@ -105,7 +104,7 @@ impl Node {
     /// # Errors
     /// The namespace can't be entered.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        Ok(Netns::open(&self.namespace.path())?.run(work)?)
+        Ok(self.namespace.within(work)?)
     }
 
     /// Runs the record's packet through the program, over its tables, and compares all that came of it.

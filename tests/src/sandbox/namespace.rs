@@ -6,6 +6,8 @@ use std::{
     process::Command,
 };
 
+use node_agent::kernel::netns::{Netns, NetnsError};
+
 use super::{output, run};
 
 /// Where `ip netns` keeps namespaces.
@@ -69,6 +71,14 @@ impl Namespace {
             r#"cgroup=$1 net=$2; shift 2; echo 0 > "$cgroup/cgroup.procs" && exec nsenter --net="$net" -- "$@""#;
         command.args(["-c", script, "sh"]).arg(cgroup).arg(self.path()).arg(program);
         command
+    }
+
+    /// Does some work on a thread inside, and waits for it. Sockets that it makes stay there, whoever uses them.
+    ///
+    /// # Errors
+    /// The namespace is gone, or this isn't root's process.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+        Netns::open(&self.path())?.run(work)
     }
 
     /// Runs lines of `ip -batch` inside: many changes at the price of one process.

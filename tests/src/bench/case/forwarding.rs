@@ -19,7 +19,6 @@ use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
-use node_agent::kernel::netns::Netns;
 
 use crate::{
     bench::{
@@ -99,7 +98,7 @@ impl Line {
         let to = if bed.variant == Variant::Direct { SocketAddrV4::new(ELSEWHERE, PORT) } else { node_port };
         let template = Template::new(mac(node)?, SocketAddrV4::new(OUTSIDE, SOURCE_PORT), to)?;
         let index = index(&outside, UPLINK_PORT)?;
-        let (sink, generator) = within(&outside, || -> Result<_> {
+        let (sink, generator) = outside.within(|| -> Result<_> {
             let mut sink = xdp_code::sink()?;
             let program: &mut Xdp = xdp_code::program(&mut sink)?;
             program.attach_to_if_index(index, XdpMode::Driver).context("attaching the sink")?;
@@ -113,7 +112,7 @@ impl Line {
 
     /// Packets per second that came back.
     fn run(&self, seconds: f64) -> Result<f64> {
-        within(&self.outside, || {
+        self.outside.within(|| {
             let mut core = CpuSet::new();
             core.set(0)?;
             sched_setaffinity(Pid::from_raw(0), &core).context("can't pin to a core")?;
@@ -139,10 +138,6 @@ impl Line {
             Ok(came_back as f64 / elapsed)
         })?
     }
-}
-
-fn within<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> Result<T> {
-    Ok(Netns::open(&namespace.path())?.run(work)?)
 }
 
 /// Frames that came out of the uplink.

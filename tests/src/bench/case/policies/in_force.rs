@@ -1,9 +1,7 @@
 //! How long a change of policy takes from the manifest to an established flow's packets.
 
 use std::{
-    fs::File,
     net::{SocketAddr, UdpSocket},
-    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -12,8 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, ensure};
-use nix::sched::{CloneFlags, setns};
+use anyhow::{Result, anyhow, ensure};
 use serde_json::json;
 
 use crate::{
@@ -50,13 +47,10 @@ impl Flow {
     fn start(from: &Pod, to: &Pod) -> Result<Self> {
         let began = Instant::now();
         let (came, stopped) = (Arc::new(Mutex::new(Came::default())), Arc::new(AtomicBool::new(false)));
-        let server = in_namespace(to.namespace().path(), move || UdpSocket::bind(("0.0.0.0", PORT)))?;
+        let server = to.namespace().within(|| UdpSocket::bind(("0.0.0.0", PORT)))??;
         let to = SocketAddr::new(to.v4(), PORT);
-        let client = in_namespace(from.namespace().path(), move || {
-            let socket = UdpSocket::bind(("0.0.0.0", 0))?;
-            socket.connect(to)?;
-            Ok(socket)
-        })?;
+        let client = from.namespace().within(|| UdpSocket::bind(("0.0.0.0", 0)))??;
+        client.connect(to)?;
         server.set_read_timeout(Some(Duration::from_millis(20)))?;
         let (noted, ended) = (Arc::clone(&came), Arc::clone(&stopped));
         let receives = thread::spawn(move || {
@@ -132,18 +126,6 @@ impl Flow {
 
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
-}
-
-/// Makes a socket in another network namespace, in which it stays.
-fn in_namespace<T: Send + 'static>(
-    path: PathBuf,
-    make: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> Result<T> {
-    let made = thread::spawn(move || -> Result<T> {
-        setns(File::open(&path)?, CloneFlags::CLONE_NEWNET).with_context(|| path.display().to_string())?;
-        Ok(make()?)
-    });
-    made.join().map_err(|_| anyhow!("a socket can't be made"))?
 }
 
 /// Milliseconds from the rename of what changes until packets feel it, by what changes.
